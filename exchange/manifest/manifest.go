@@ -66,7 +66,7 @@ type Erasure struct {
 type Verification struct {
 	VerifyRoot cid.Cid   // over the slot roots
 	SlotRoots  []cid.Cid // K+M of them
-	CellSize   uint64    // bytes, 2048 as a rule
+	CellSize   uint64    // bytes, 2048 as a rule, 0 if left out
 	Strategy   Strategy
 }
 

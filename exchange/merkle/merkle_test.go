@@ -249,8 +249,11 @@ func TestBuilder(t *testing.T) {
 	var encoded []byte
 	for n := 1; n <= 40; n++ {
 		leaves := bytesAsLeaves(n)
-		if n%2 == 0 {
+		switch n % 3 { // no room, room for some leaves, room for the tree
+		case 1:
 			b.Grow(uint64(n / 2))
+		case 2:
+			b.Grow(uint64(n))
 		}
 		for _, leaf := range leaves {
 			b.Add(leaf)

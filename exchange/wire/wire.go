@@ -15,7 +15,8 @@ import (
 	"strconv"
 
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multibase"
+
+	"github.com/codexchange/codexchange/exchange/codex"
 )
 
 // Address names one block, either by its CID or as a leaf: block Index of the
@@ -58,10 +59,8 @@ func CidString(c cid.Cid) string {
 	if !c.Defined() {
 		return "(no cid)"
 	}
-	if codec := c.Prefix().Codec; codec>>8 == 0xCD {
-		if s, err := c.StringOfBase(multibase.Base58BTC); err == nil {
-			return s
-		}
+	if codec := c.Prefix().Codec; codec >= codex.ManifestCodec && codec <= codex.SlotCellCodec {
+		return codex.String(c)
 	}
 	return c.String()
 }

@@ -1,0 +1,42 @@
+package p2p
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// stream is exchange.Stream over one stream of the host.
+//
+// Close can wait: on an outbound stream up to 10 s for a peer that has not
+// answered the protocol negotiation, and on a connection that takes no data
+// until its muxer gives up. Reset does not wait.
+type stream struct {
+	s       network.Stream
+	release func() // called after Close and Reset, each time; nil on outbound streams
+}
+
+func (s *stream) Peer() peer.ID               { return s.s.Conn().RemotePeer() }
+func (s *stream) Read(b []byte) (int, error)  { return s.s.Read(b) }
+func (s *stream) Write(b []byte) (int, error) { return s.s.Write(b) }
+
+func (s *stream) SetWriteDeadline(t time.Time) error { return s.s.SetWriteDeadline(t) }
+
+func (s *stream) Close() error {
+	err := s.s.Close()
+	s.released()
+	return err
+}
+
+func (s *stream) Reset() error {
+	err := s.s.Reset()
+	s.released()
+	return err
+}
+
+func (s *stream) released() {
+	if s.release != nil {
+		s.release()
+	}
+}

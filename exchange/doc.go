@@ -1,0 +1,82 @@
+// Package exchange is the Codex block exchange: it fetches and serves
+// content-addressed blocks by the protocol /codex/blockexc/1.0.0, as Codex nodes
+// speak it, and is an exchange.SessionExchange of boxo, so that a blockservice, a
+// DAG service or a gateway can be put on top of it where Bitswap would be.
+//
+//	net, err := p2p.New(host, p2p.Options{})        // adapter/p2p, over a libp2p host
+//	ex, err := exchange.New(exchange.Config{
+//		Network: net,
+//		Blocks:  blocks.New(blockstore),            // adapter/blocks
+//	})
+//	service := blockservice.New(blockstore, ex)
+//
+// The exchange reads the local store in order to serve; it never writes to it.
+// Who asked for a block stores it, and then calls NotifyNewBlocks. The
+// blockservice does both.
+//
+// Beside blocks by CID, it fetches the blocks of Codex datasets by tree and index
+// (LeafExchange): each comes with a Merkle proof, which is checked.
+//
+// # Parts
+//
+// Every decision is made by the engine (internal/engine), which is told what
+// happened and says what to do, and does nothing itself. This package owns the
+// one loop that owns the engine, and everything around it that waits:
+//
+//	exchange.go  what callers see: Exchange, Session, Stat, Ledger
+//	getter.go    a request, from the caller to the loop and back
+//	loop.go      the loop
+//	receive.go   streams in: decode, verify, hand to the loop
+//	view.go      what is wanted, for those who verify
+//	link.go      the way out to one peer: a queue, a stream
+//	serve.go     asking the store on behalf of a peer
+//	search.go    finding providers and connecting to them
+//	ports.go     what is needed of the world; package adapter has implementations
+//
+// # The way of a block
+//
+// In: GetBlocks makes a getter and posts a Want. The loop steps the engine, which
+// says Send: want-have here, want-block there. The link to the peer writes it.
+// Later the peer's stream is read: its frame is bounded, decoded as it arrives,
+// each block hashed and its proof checked, all on the stream's own goroutine, and
+// a BlocksIn is posted. The engine says Deliver to whoever waits, Send a cancel to
+// whoever else was asked, and the block goes through the getter to the caller.
+//
+// Out: a peer's want list is read and posted. The engine puts it into the ledger
+// and says Lookup; the link asks the store, and posts sizes. The engine queues
+// what is there, takes turns among peers and says SendBlocks; the link reads the
+// blocks, and writes them without copying.
+//
+// # Goroutines
+//
+// Close waits for all of them. (Package context has one for a moment when the
+// context of a session ends, to tell the loop.)
+//
+//	loop         one; owns the engine, the getters' inboxes and the links
+//	link.write   one for each peer that was ever sent something while connected; owns the stream out
+//	link.ask     one beside it; asks the store
+//	read         one for each stream, inbound or outbound; at most 16 for a peer
+//	forward      one for each GetBlocks or GetLeaves under way, which also reads late
+//	             blocks from the store; GetBlock has none
+//	finder       at most 8 searches, each with at most 4 dials
+//
+// The loop waits for nobody. What it hands on has a place kept for it: the engine
+// has no more under way to a peer than its link holds, and of what comes to a
+// getter beyond its window only the address is kept.
+//
+// # Limits
+//
+// A peer can make us hold: one frame of Config.MaxFrame being read, in all its
+// streams together; Config.WantsPerPeer wants; answers to 4,096 of them; two
+// messages of blocks being sent, of 1 MiB or one block each. A request can hold
+// Config.Window wants and Config.BufferedBytes of blocks that were not taken yet,
+// and a CID, or a pair of integers, for each further thing it asked for.
+//
+// # Errors
+//
+// Errors are *errs.Error: their kind can be asked for with errors.Is, and they
+// say whose fault it was. An error of a context is wrapped and can be asked for
+// as usual. That a block cannot be found is not an error; the request waits.
+//
+// Set CODEXDEBUG=wire to have every message printed to standard error.
+package exchange

@@ -1,0 +1,304 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/codexchange/codexchange/exchange/wire"
+)
+
+// minGrace is the least time that a peer asked on trust is left when another
+// peer has announced the block.
+const (
+	minGrace = 10 * time.Millisecond
+	maxGrace = time.Second
+)
+
+// presences takes in what a peer says it has. Words about what is not wanted
+// are not kept, so that what is recorded of a peer is always a part of what we
+// want (BLOCKEXC 9.5).
+func (e *Engine) presences(p *peerCtx, list []wire.Presence) {
+	for _, pr := range list {
+		w := e.wants[pr.Address]
+		if w == nil || !p.usable() {
+			e.stats.UnwantedPresences++
+			continue
+		}
+		if pr.Type == wire.Have {
+			e.haveIn(w, p, pr.Price)
+		} else {
+			e.dontHaveIn(w, p)
+		}
+	}
+}
+
+func (e *Engine) haveIn(w *want, p *peerCtx, price wire.Price) {
+	e.stats.HavesReceived++
+	l := e.know(w, p)
+	if l.says == sentBad {
+		return
+	}
+	if l.toldAt.IsZero() {
+		l.toldAt = e.now // it came unasked
+	}
+	if e.cfg.MaxPrice != nil && price.Compare(*e.cfg.MaxPrice) > 0 {
+		e.dear(w, l)
+		return
+	}
+	first := l.says != has
+	l.say(has)
+	if !price.IsZero() {
+		l.price = &price
+	}
+	if first {
+		for _, g := range w.getters {
+			g.session.join(p).hit()
+		}
+	}
+	if w.peer == p && w.guessed != nil {
+		w.guessed.guesses-- // it is known now
+		w.guessed, w.hurry = nil, false
+	}
+	switch {
+	case w.state == seeking:
+		e.rest(w)
+		e.place(w)
+	case w.state == asked && w.peer != p && w.guessed != nil && !w.hurry:
+		// The peer that was asked on trust gets as long again as this one took
+		// to announce the block, beside what it needs for everything it is asked
+		// for, and then this one is asked.
+		w.hurry = true
+		grace := min(max(2*e.now.Sub(l.toldAt), minGrace), maxGrace) + w.peer.backlog()
+		if at := e.now.Add(grace); at.Before(w.timer.at) {
+			e.timers.start(&w.timer, at)
+		}
+	}
+}
+
+// dear notes that a peer asks more than we pay. It is not asked on trust again, for
+// its price would not be known.
+func (e *Engine) dear(w *want, l *link) {
+	l.say(tooDear)
+	for _, g := range w.getters {
+		g.session.join(l.peer).rely(0)
+		e.doubt(g.session)
+	}
+	if w.state == asked && w.peer == l.peer {
+		e.cancel(l)
+		e.rest(w)
+		e.place(w)
+	}
+}
+
+func (e *Engine) dontHaveIn(w *want, p *peerCtx) {
+	e.stats.DontHavesReceived++
+	l := w.link(p)
+	if l == nil || l.says == sentBad || l.says == hasNot {
+		return // it was not asked, or says so again
+	}
+	l.say(hasNot)
+	if w.state == asked && w.peer == p {
+		e.refused(w, l)
+		return
+	}
+	if m := w.owner().session.member(p); m != nil {
+		e.missed(w.owner().session, m)
+	}
+	switch {
+	case w.state == ready && !e.announced(w) && !e.proven(w, w.owner().session):
+		e.rest(w)
+		e.place(w)
+	case w.state == seeking && e.hopeless(w):
+		e.hasten(w.owner().session)
+	}
+}
+
+// missed takes a miss into a session: a member that misses all the time leaves,
+// unless it is the last, and wants that relied on it are placed anew.
+func (e *Engine) missed(s *session, m *member) {
+	was := m.proven()
+	m.miss()
+	if m.misses >= maxMisses && len(s.members) > 1 && m.guesses == 0 {
+		s.leave(m.peer)
+	}
+	if was && !m.proven() {
+		e.doubt(s)
+	}
+}
+
+// refused puts a want that its peer did not serve where it belongs next.
+func (e *Engine) refused(w *want, l *link) {
+	s := w.owner().session
+	m := w.guessed
+	if m == nil {
+		m = s.member(l.peer)
+	}
+	e.rest(w)
+	if m != nil {
+		e.missed(s, m)
+	}
+	e.place(w)
+}
+
+// blocks takes in the blocks of one message. Each is handed to all who wait for
+// it; what nobody waits for is counted, and what failed verification is asked of
+// somebody else.
+func (e *Engine) blocks(p *peerCtx, ev BlocksIn) {
+	for i, b := range ev.Blocks {
+		e.received(p, b)
+		early := e.early(b.Address, i, b.Size)
+		if w := e.wants[b.Address]; w != nil {
+			e.blockIn(w, p, i, b.Size)
+		} else if !early {
+			e.unwanted(p, b)
+		}
+	}
+	for _, b := range ev.Unwanted {
+		e.received(p, b)
+		e.unwanted(p, b)
+	}
+	for _, a := range ev.Bad {
+		e.badIn(p, a)
+	}
+}
+
+func (e *Engine) received(p *peerCtx, b Block) {
+	p.stats.BlocksReceived++
+	p.stats.BytesReceived += uint64(b.Size)
+	e.stats.BlocksReceived++
+	e.stats.BytesReceived += uint64(b.Size)
+}
+
+// unwanted counts a block that nobody waits for: a duplicate if the peer was
+// asked for it once, and else something it sent of its own accord.
+func (e *Engine) unwanted(p *peerCtx, b Block) {
+	if p.cancelled.has(b.Address) {
+		e.stats.DuplicateBlocks++
+		e.stats.DuplicateBytes += uint64(b.Size)
+		p.stats.Duplicates++
+		return
+	}
+	e.stats.UnrequestedBlocks++
+	p.stats.Unrequested++
+}
+
+func (e *Engine) blockIn(w *want, p *peerCtx, ref, size int) {
+	l := w.link(p)
+	if l == nil || l.told != toldBlock {
+		e.stats.UnrequestedBlocks++ // welcome all the same: it is what we want
+		p.stats.Unrequested++
+	}
+	for _, g := range w.getters {
+		m := g.session.join(p)
+		if w.guessed == m {
+			m.hit()
+		}
+		m.misses = 0
+	}
+	if w.peer == p {
+		p.delivered(e.now, w.askedAt, size, w.alone)
+		if p.rate > 0 {
+			e.rate += (p.rate - e.rate) / 8
+		}
+	} else if l != nil && l.told == toldBlock {
+		// It was given up too early, or is served from a want-block that stood.
+		p.delivered(e.now, l.toldAt, size, false)
+	}
+	// The peer that has the want now, if it is another, is told by end.
+	e.deliver(w, p, ref, size)
+}
+
+// badIn takes in a block that was not what it was called. The peer is not asked
+// for it again, and after a few of them for nothing at all; it stays connected.
+func (e *Engine) badIn(p *peerCtx, a wire.Address) {
+	e.stats.BadBlocks++
+	p.stats.Bad++
+	w := e.wants[a]
+	if w == nil || w.link(p) == nil {
+		return // unasked: it proves nothing about what was asked for
+	}
+	p.bad++
+	l := w.link(p)
+	l.say(sentBad)
+	if p.bad >= maxBad {
+		e.stats.PeersShunned++
+		e.release(p, sentBad)
+		return
+	}
+	switch {
+	case w.state == asked && w.peer == p:
+		e.refused(w, l)
+	case w.state == ready && !e.announced(w) && !e.proven(w, w.owner().session):
+		e.rest(w)
+		e.place(w)
+	}
+}
+
+// due is called when a peer may have left a want unanswered.
+func (w *want) due(e *Engine) {
+	p := w.peer
+	if p == nil {
+		return
+	}
+	limit := p.patience()
+	last := w.askedAt
+	if p.lastIn.After(last) {
+		last = p.lastIn
+	}
+	// As long as blocks keep coming the want waits its turn, but not for ever:
+	// some time beyond what everything asked of the peer should take.
+	turn := 8*limit + 4*p.backlog()
+	if !w.hurry && e.now.Sub(last) < limit && e.now.Sub(w.askedAt) < turn {
+		e.timers.start(&w.timer, last.Add(limit))
+		return
+	}
+	e.timedOut(w)
+}
+
+// timedOut takes silence for "don't have". If another peer can be asked, this one
+// is told that it is over; otherwise its want-block stands, for it may still
+// come.
+func (e *Engine) timedOut(w *want) {
+	e.stats.TimedOut++
+	p, l, s := w.peer, w.link(w.peer), w.owner().session
+	m := s.member(p)
+	l.say(tooSlow)
+	hurried := w.hurry
+	e.rest(w)
+	switch {
+	case hurried && m != nil:
+		e.missed(s, m)
+	case hurried:
+	default:
+		p.stalled()
+		if m != nil {
+			m.misses++
+			m.rely(0)
+			e.doubt(s)
+		}
+	}
+	if e.announced(w) || e.proven(w, s) {
+		e.cancel(l)
+	}
+	e.place(w)
+}
+
+// release takes everything back that a peer is asked for, because it has left
+// or is not to be asked any more. Says becomes its word on all of it.
+func (e *Engine) release(p *peerCtx, says word) {
+	for _, l := range p.links {
+		l.say(says)
+	}
+	for _, s := range e.live {
+		s.leave(p)
+	}
+	for w := p.asked.head; w != nil; w = p.asked.head {
+		if says == sentBad {
+			e.cancel(w.link(p))
+		}
+		e.rest(w)
+		e.place(w)
+	}
+	for _, s := range e.live {
+		e.doubt(s)
+	}
+}

@@ -1,0 +1,304 @@
+package engine
+
+import (
+	"slices"
+)
+
+const (
+	guessCost = 1.5 // a peer asked on trust counts as this much slower
+)
+
+// place puts a resting want where it belongs: among the ready if some peer can
+// be asked for it, now or when it has room, and else among the seeking. Peers
+// whose answer would help are told want-have.
+func (e *Engine) place(w *want) {
+	g := w.owner()
+	s := g.session
+	switch {
+	case e.announced(w):
+	case e.proven(w, s):
+		// The other members may have it all the same, and come to be trusted again.
+		for _, m := range s.members {
+			if !m.proven() {
+				e.tellHave(w, m.peer)
+			}
+		}
+	default:
+		e.broadcast(w, s)
+		if p := e.trial(w, s); p != nil {
+			e.ask(w, p)
+			return
+		}
+		w.state = seeking
+		s.seeking.push(w)
+		e.seek(s)
+		return
+	}
+	w.state = ready
+	g.ready.push(w)
+	w.offer(+1)
+	if !g.inTurn {
+		g.inTurn = true
+		e.turns = append(e.turns, g)
+	}
+}
+
+// doubt remembers that ready wants of a session may have lost the peer that was to
+// be asked.
+func (e *Engine) doubt(s *session) {
+	if !s.stale {
+		s.stale = true
+		e.stale = append(e.stale, s)
+	}
+}
+
+// reconsider places ready wants anew that nobody can be asked for any more.
+func (e *Engine) reconsider() {
+	if len(e.stale) == 0 {
+		return
+	}
+	for _, g := range slices.Clone(e.turns) {
+		if !g.session.stale {
+			continue
+		}
+		for w := g.ready.head; w != nil; {
+			next := w.next
+			if !e.announced(w) && !e.proven(w, g.session) {
+				e.rest(w)
+				e.place(w)
+			}
+			w = next
+		}
+	}
+	for _, s := range e.stale {
+		s.stale = false
+	}
+	e.stale = e.stale[:0]
+}
+
+// announced reports whether a peer that may be asked has announced the block.
+func (e *Engine) announced(w *want) bool {
+	for _, l := range w.links {
+		if l.says == has && l.peer.usable() {
+			return true
+		}
+	}
+	return false
+}
+
+// guessable reports whether it makes sense to ask p for w without knowing
+// whether it has it.
+func guessable(w *want, p *peerCtx) bool {
+	if !p.usable() {
+		return false
+	}
+	l := w.link(p)
+	return l == nil || l.says == nothing && l.told != toldBlock
+}
+
+// proven reports whether a member of the session may be asked for w without
+// being probed, because that went well before.
+func (e *Engine) proven(w *want, s *session) bool {
+	for _, m := range s.members {
+		if m.proven() && guessable(w, m.peer) {
+			return true
+		}
+	}
+	return false
+}
+
+// trial finds a peer that may be asked for one want to see how it does, among those
+// that are told want-have: a member that has not shown anything yet, or another,
+// which joins. Those that delivered lately, to whatever session, come first.
+func (e *Engine) trial(w *want, s *session) *peerCtx {
+	if w.owner().full(e) {
+		return nil
+	}
+	var best *peerCtx
+	for _, l := range w.links {
+		p := l.peer
+		if l.says != nothing || l.told == toldBlock || !p.room() {
+			continue
+		}
+		if m := s.member(p); m != nil && m.guesses >= m.trust {
+			continue
+		}
+		if best == nil || p.lastIn.After(best.lastIn) {
+			best = p
+		}
+	}
+	if best != nil {
+		s.join(best)
+	}
+	return best
+}
+
+// broadcast tells want-have to members first, and then to other connected peers,
+// up to the bound. Who was told before is not told again.
+func (e *Engine) broadcast(w *want, s *session) {
+	n := 0
+	for _, m := range s.members {
+		if n < e.cfg.BroadcastPeers && e.tellHave(w, m.peer) {
+			n++
+		}
+	}
+	for _, p := range e.order {
+		if n >= e.cfg.BroadcastPeers {
+			return
+		}
+		if e.tellHave(w, p) {
+			n++
+		}
+	}
+}
+
+// schedule asks for ready wants as long as peers have room, taking one of each
+// getter in turn, so that a small request is not kept waiting by a large one.
+func (e *Engine) schedule() {
+	if len(e.turns) > 2*len(e.getters)+64 { // most of them have ended since
+		e.turns = slices.DeleteFunc(e.turns, func(g *getter) bool {
+			g.inTurn = g.ready.len > 0
+			return !g.inTurn
+		})
+	}
+	e.pass++
+	for idle := 0; idle < len(e.turns) && e.hope(); {
+		g := e.turns[0]
+		e.turns = e.turns[1:]
+		w, p := e.pick(g)
+		if w != nil {
+			e.ask(w, p)
+			idle = 0
+		} else {
+			idle++
+		}
+		if g.ready.len > 0 {
+			e.turns = append(e.turns, g)
+		} else {
+			g.inTurn = false
+			idle = max(0, idle-1)
+		}
+	}
+}
+
+// hope reports whether some peer has room that might be asked for something.
+func (e *Engine) hope() bool {
+	for _, p := range e.order {
+		if (p.offers > 0 || p.trusted > 0) && p.room() {
+			return true
+		}
+	}
+	return false
+}
+
+// pick finds the next want of a getter that can be asked now, and of whom. What
+// could not be asked stays so for the rest of the pass, as peers only lose room
+// in it: it is not looked at twice.
+func (e *Engine) pick(g *getter) (*want, *peerCtx) {
+	if g.full(e) {
+		return nil, nil
+	}
+	w := g.ready.head
+	if g.pass == e.pass && g.tried != nil {
+		w = g.tried.next
+	} else {
+		g.pass, g.tried = e.pass, nil
+	}
+	for ; w != nil; w = w.next {
+		if p := e.choose(w); p != nil {
+			return w, p
+		}
+		g.tried = w
+	}
+	return nil, nil
+}
+
+// choose picks the peer to ask for w: of those that have room, the one that is
+// expected to deliver first, with a little chance mixed in so that a peer gets
+// to show that it is faster than it was. Those that announced it come before
+// those that are only trusted; among peers about equally fast the cheaper wins.
+func (e *Engine) choose(w *want) *peerCtx {
+	s := w.owner().session
+	var best *link
+	var bestPeer *peerCtx
+	var bestCost float64
+	consider := func(p *peerCtx, l *link, factor float64) {
+		cost := p.expect(s.size, e.rate) * factor * (1 + 0.2*e.rand.Float64())
+		if bestPeer != nil {
+			near := cost < bestCost*1.25 && bestCost < cost*1.25
+			if c := comparePrice(l, best); near && c != 0 {
+				if c > 0 {
+					return
+				}
+			} else if cost >= bestCost {
+				return
+			}
+		}
+		best, bestPeer, bestCost = l, p, cost
+	}
+	known := false
+	for _, l := range w.links {
+		if l.says == has && l.peer.usable() {
+			known = true
+			if l.peer.room() {
+				consider(l.peer, l, 1)
+			}
+		}
+	}
+	for _, m := range s.members {
+		if m.guesses < m.trust && m.peer.room() && guessable(w, m.peer) && !(known && probed(w, m.peer)) {
+			consider(m.peer, nil, guessCost)
+		}
+	}
+	return bestPeer
+}
+
+// probed reports whether p was told want-have. If it keeps silent where others
+// answer, it hardly has the block, and has better things to do than to be asked.
+func probed(w *want, p *peerCtx) bool {
+	l := w.link(p)
+	return l != nil && max(l.told, l.queued) >= toldHave
+}
+
+func comparePrice(a, b *link) int {
+	var pa, pb [32]byte
+	if a != nil && a.price != nil {
+		pa = *a.price
+	}
+	if b != nil && b.price != nil {
+		pb = *b.price
+	}
+	return slices.Compare(pa[:], pb[:])
+}
+
+// ask sends want-block for a ready want to a peer. A peer that is not known to
+// have the block and has not yet shown that it usually does is told want-have
+// in front of it: the reference answers that one, and never says that it lacks
+// a block it was asked for (BLOCKEXC 12, S2).
+func (e *Engine) ask(w *want, p *peerCtx) {
+	g := w.owner()
+	e.rest(w)
+	l := e.know(w, p)
+	alone := p.asked.len == 0
+	if l.says != has {
+		if m := g.session.member(p); m != nil {
+			w.guessed = m
+			m.guesses++
+			if !m.proven() {
+				e.tellHave(w, p)
+			}
+		}
+	}
+	w.state, w.peer, w.askedAt, w.size = asked, p, e.now, g.session.size
+	p.asked.push(w)
+	p.load += w.size
+	g.load += w.size
+	w.alone = alone
+	if alone {
+		p.since, p.counted = e.now, 0
+	}
+	e.timers.start(&w.timer, e.now.Add(p.patience()))
+	e.tellBlock(l)
+	e.stats.Asked++
+	p.stats.Asked++
+}

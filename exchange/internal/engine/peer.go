@@ -1,0 +1,249 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/codexchange/codexchange/exchange/wire"
+)
+
+const (
+	defaultSize = 64 << 10 // bytes a block is taken to measure before one has come (BLOCKEXC 14)
+
+	firstWindow = 32      // wants asked of a peer before it has delivered
+	maxWindow   = 1024    // wants asked of a peer at a time, at most (BLOCKEXC 14)
+	minLoad     = 4 << 20 // bytes asked of a peer at a time, at least, once its window is open
+
+	firstPatience = 5 * time.Second // before anything is known of a peer (boxo's default)
+	minPatience   = 500 * time.Millisecond
+	maxPatience   = 10 * time.Second
+
+	maxBad = 3 // bad blocks after which a peer is not asked again while it is connected
+)
+
+// word is what a peer says about a want.
+type word uint8
+
+const (
+	nothing word = iota
+	has          // it announced the block
+	hasNot       // it said "don't have"
+	tooSlow      // it did not answer in time, which is taken as "don't have"
+	sentBad      // it sent something else in place of the block: it is not asked again
+	tooDear      // it has the block for more than we pay
+)
+
+// told is what a peer has last been sent about a want.
+type told uint8
+
+const (
+	toldNothing told = iota
+	toldHave         // want-have
+	toldBlock        // want-block: it stands until delivered, cancelled or disconnected
+)
+
+// A link is what passed between us and one peer about one want.
+type link struct {
+	want  *want
+	peer  *peerCtx
+	place int // in peer.links
+
+	told   told
+	queued told // what waits in the outbox to be said; toldNothing if nothing does
+	toldAt time.Time
+	says   word
+	price  *wire.Price // if it has the block and asks something for it
+	gone   bool        // the want has ended or the peer has left
+}
+
+// A peerCtx is what the exchange knows of one connected peer.
+type peerCtx struct {
+	id    peer.ID
+	epoch uint64
+	up    bool
+
+	// Asking.
+	links   []*link
+	asked   wantList // oldest first
+	offers  int      // ready wants that it announced
+	trusted int      // sessions in which it may be asked without being probed
+	load    int      // bytes of asked, as far as known
+	window  int      // how many wants it may be asked for at a time
+	latency time.Duration
+	answer  time.Duration // running mean of the time from want-block to block when idle, 0 if unknown
+	rate    float64       // bytes/s while it delivers, running mean; 0 if unknown
+	counted int           // bytes since countedAt
+	since   time.Time     // start of the present measurement of rate
+	lastIn  time.Time     // last valid block
+	bad     int           // bad blocks
+	failed  int           // sends that failed one after another
+	paused  bool          // nothing is sent to it until its timer
+	timer   timer
+	account []byte
+
+	// Sending lists.
+	outbox    []outEntry
+	compactAt int // length of outbox at which to look for lines without use
+	presences []wire.Presence
+	sending   bool // a Send is under way
+	full      bool // the next list is the first or a whole one
+	dirty     bool // in Engine.dirty
+
+	cancelled recent // wants taken back from it, whose blocks may still come
+
+	// Serving, see ledger.go and serve.go.
+	asks    [askStates]askList
+	asking  int      // how many there are
+	looking bool     // a Lookup is under way
+	flying  []flight // messages of blocks under way, oldest first
+	deficit int      // bytes it may send in its turn
+	inTurn  bool     // in Engine.serving
+
+	stats PeerStats
+}
+
+// say records the word of the peer.
+func (l *link) say(x word) {
+	if l.want.state == ready {
+		if l.says == has {
+			l.peer.offers--
+		}
+		if x == has {
+			l.peer.offers++
+		}
+	}
+	l.says, l.price = x, nil
+}
+
+func (l *link) unlink() {
+	p := l.peer
+	last := p.links[len(p.links)-1]
+	p.links[l.place] = last
+	last.place = l.place
+	p.links[len(p.links)-1] = nil
+	p.links = p.links[:len(p.links)-1]
+	l.gone = true
+}
+
+// know returns the link between a want and a peer, making it if there is none.
+func (e *Engine) know(w *want, p *peerCtx) *link {
+	if l := w.link(p); l != nil {
+		return l
+	}
+	l := &link{want: w, peer: p, place: len(p.links)}
+	p.links = append(p.links, l)
+	w.links = append(w.links, l)
+	return l
+}
+
+// usable reports whether the peer may be asked for anything.
+func (p *peerCtx) usable() bool { return p.up && !p.paused && p.bad < maxBad }
+
+// room reports whether the peer may be asked for one more block now.
+func (p *peerCtx) room() bool {
+	if p.asked.len >= p.window || !p.usable() {
+		return false
+	}
+	return p.asked.len < firstWindow || p.load < p.depth()
+}
+
+// depth is how many bytes to have asked of the peer, so that it is never idle:
+// twice what it delivers in the time of an answer.
+func (p *peerCtx) depth() int {
+	t := max(p.answer, p.latency)
+	return max(minLoad, int(2*p.rate*t.Seconds()))
+}
+
+// patience is how long the peer may be silent while it owes us blocks.
+func (p *peerCtx) patience() time.Duration {
+	if p.answer == 0 {
+		return firstPatience
+	}
+	return min(max(8*p.answer+2*p.latency, minPatience), maxPatience)
+}
+
+// backlog is how long the peer needs for what it is asked for, 0 if unknown.
+func (p *peerCtx) backlog() time.Duration {
+	if p.rate == 0 {
+		return 0
+	}
+	return time.Duration(float64(p.load) / p.rate * float64(time.Second))
+}
+
+// expect is how long a block of this size would take, in seconds, if the peer were
+// asked now. A peer whose rate is not known is given the benefit of the doubt.
+func (p *peerCtx) expect(size int, known float64) float64 {
+	rate := p.rate
+	if rate == 0 {
+		rate = max(known, 1<<20)
+	}
+	return float64(p.load+size)/rate + max(p.latency, p.answer/4).Seconds()
+}
+
+// delivered takes a valid block, asked for at askedAt, into what is known of the
+// peer. Idle says that nothing else was asked of it at the time.
+func (p *peerCtx) delivered(now, askedAt time.Time, size int, alone bool) {
+	if alone {
+		t := now.Sub(askedAt)
+		if p.answer == 0 {
+			p.answer = max(t, time.Microsecond)
+		} else {
+			p.answer += (t - p.answer) / 4
+		}
+	}
+	p.lastIn = now
+	if p.since.IsZero() || askedAt.After(p.since) && p.counted == 0 {
+		p.since = askedAt
+	}
+	p.counted += size
+	if t := now.Sub(p.since); t >= 50*time.Millisecond {
+		r := float64(p.counted) / t.Seconds()
+		if p.rate == 0 {
+			p.rate = r
+		} else {
+			p.rate += (r - p.rate) / 4
+		}
+		p.since, p.counted = now, 0
+	}
+	p.window = min(p.window+1, maxWindow)
+}
+
+// stalled notes that the peer left a want without an answer.
+func (p *peerCtx) stalled() {
+	p.window = max(1, p.window/8)
+	p.stats.TimedOut++
+}
+
+// recent remembers the last addresses put into it, up to a bound.
+type recent struct {
+	set  map[wire.Address]struct{}
+	ring []wire.Address
+	next int
+}
+
+const maxRecent = 256
+
+func (r *recent) add(a wire.Address) {
+	if _, ok := r.set[a]; ok {
+		return
+	}
+	if r.set == nil {
+		r.set = make(map[wire.Address]struct{})
+	}
+	if len(r.ring) < maxRecent {
+		r.ring = append(r.ring, a)
+	} else {
+		delete(r.set, r.ring[r.next])
+		r.ring[r.next] = a
+		r.next = (r.next + 1) % maxRecent
+	}
+	r.set[a] = struct{}{}
+}
+
+// has reports whether a is remembered. It is remembered on, for a peer may
+// send twice what it was asked for twice.
+func (r *recent) has(a wire.Address) bool {
+	_, ok := r.set[a]
+	return ok
+}

@@ -1,0 +1,236 @@
+package engine
+
+import (
+	"slices"
+
+	"github.com/codexchange/codexchange/exchange/wire"
+)
+
+const (
+	lookupSize    = 256     // addresses in one Lookup
+	messageBlocks = 20      // blocks in one message, at most (BLOCKEXC 14)
+	messageBytes  = 1 << 20 // bytes of blocks in one message, unless a block alone is larger
+	messagesAhead = 2       // messages of blocks under way to one peer: one is written while the next is read
+	quantum       = 1 << 20 // bytes a peer may send in one turn
+)
+
+// A flight is one message of blocks on its way.
+type flight struct {
+	asks  []*ask
+	bytes int
+}
+
+// look has the store asked about what a peer wants. One Lookup a peer is under
+// way at a time, and none while it does not take our answers: what it costs us
+// to be asked is bounded by what it takes to read.
+func (e *Engine) look(p *peerCtx) {
+	if p.looking || p.paused || len(p.presences) >= 4*listEntries {
+		return
+	}
+	n := min(p.asks[unlooked].len, lookupSize)
+	if n == 0 {
+		return
+	}
+	l := Lookup{Peer: p.id, Epoch: p.epoch, Addresses: make([]wire.Address, 0, n)}
+	for range n {
+		x := p.asks[unlooked].head
+		l.Addresses = append(l.Addresses, x.address)
+		x.move(looking)
+	}
+	p.looking = true
+	e.act(l)
+}
+
+// looked answers a peer by what the store says.
+func (e *Engine) looked(p *peerCtx, ev Looked) {
+	p.looking = false
+	for _, it := range ev.Items {
+		x := e.ledger.find(p, it.Address)
+		if x == nil || x.state != looking {
+			continue // taken back, and perhaps asked anew
+		}
+		switch {
+		case it.Held:
+			e.holds(x, it.Size)
+		case x.again:
+			x.again = false
+			x.move(unlooked)
+		default:
+			e.lacks(x)
+		}
+	}
+	// What the store could not tell of stands as if we did not have it, and nothing
+	// is said: it is looked up again when the peer repeats it.
+	for x := p.asks[looking].head; x != nil; x = p.asks[looking].head {
+		x.again = false
+		x.move(absent)
+	}
+	e.look(p)
+	e.enqueue(p)
+}
+
+// holds answers an ask whose block we have.
+func (e *Engine) holds(x *ask, size int) {
+	if !x.block {
+		e.present(x.peer, x.address, wire.Have)
+		e.ledger.remove(x)
+		return
+	}
+	x.again, x.size = false, size
+	x.move(queued)
+}
+
+// lacks answers an ask whose block we do not have. It stands until we do.
+// "Don't have" is said only if it was asked for, and once: the reference takes
+// it for "have" (BLOCKEXC 9.3).
+func (e *Engine) lacks(x *ask) {
+	if x.dontHave {
+		e.present(x.peer, x.address, wire.DontHave)
+		x.dontHave = false
+	}
+	x.move(absent)
+}
+
+// stored serves those who wait for blocks that we have now, and hands the blocks
+// to getters that wait for them.
+func (e *Engine) stored(list []Block) {
+	for i, b := range list {
+		e.early(b.Address, i, b.Size)
+		if w := e.wants[b.Address]; w != nil {
+			e.deliver(w, nil, i, b.Size)
+		}
+		for x := e.ledger.byAddress[b.Address]; x != nil; {
+			next := x.other
+			e.arrived(x, b.Size)
+			x = next
+		}
+	}
+}
+
+// arrived is called when a block that was asked for is in the store now.
+func (e *Engine) arrived(x *ask, size int) {
+	switch x.state {
+	case looking, flying:
+		x.again = true
+	case absent:
+		p := x.peer
+		e.holds(x, size)
+		e.enqueue(p)
+	}
+}
+
+// storedLeaves has leaves looked up again that are in the store now.
+func (e *Engine) storedLeaves(w wire.Want) {
+	wake := func(x *ask) {
+		switch x.state {
+		case looking, flying:
+			x.again = true
+		case absent:
+			x.move(unlooked)
+			e.look(x.peer)
+		}
+	}
+	if w.Len() <= listEntries {
+		for _, r := range w.Indices {
+			for i := r.First; i < r.End(); i++ {
+				for x := e.ledger.byAddress[wire.Leaf(w.Root, i)]; x != nil; x = x.other {
+					wake(x)
+				}
+			}
+		}
+		return
+	}
+	for _, p := range e.order {
+		for _, s := range []askState{looking, flying, absent} {
+			for x := p.asks[s].head; x != nil; {
+				next := x.next
+				if w.Contains(x.address) {
+					wake(x)
+				}
+				x = next
+			}
+		}
+	}
+}
+
+// enqueue gives a peer a place among those that are served in turn, if there is
+// something to serve it.
+func (e *Engine) enqueue(p *peerCtx) {
+	if p.inTurn || p.paused || !p.up || p.asks[queued].len == 0 || len(p.flying) >= messagesAhead {
+		return
+	}
+	p.inTurn = true
+	e.serving = append(e.serving, p)
+}
+
+// serve sends blocks to peers in turn, each up to its share of bytes, until
+// there is as much in memory as there may be (deficit round robin).
+func (e *Engine) serve() {
+	for len(e.serving) > 0 && e.flying < e.cfg.ServingBytes {
+		p := e.serving[0]
+		e.serving = e.serving[1:]
+		p.inTurn = false
+		if !p.up || p.paused {
+			continue
+		}
+		p.deficit = min(p.deficit+quantum, 2*quantum)
+		for p.deficit > 0 && p.asks[queued].len > 0 && len(p.flying) < messagesAhead && e.flying < e.cfg.ServingBytes {
+			e.fly(p)
+		}
+		if p.asks[queued].len == 0 {
+			p.deficit = 0
+		}
+		e.enqueue(p)
+	}
+}
+
+// fly sends one message of blocks to a peer.
+func (e *Engine) fly(p *peerCtx) {
+	s := SendBlocks{Peer: p.id, Epoch: p.epoch}
+	var f flight
+	for x := p.asks[queued].head; x != nil && len(f.asks) < messageBlocks; x = p.asks[queued].head {
+		if len(f.asks) > 0 && f.bytes+x.size > messageBytes {
+			break
+		}
+		f.bytes += x.size
+		f.asks = append(f.asks, x)
+		s.Blocks = append(s.Blocks, Block{Address: x.address, Size: x.size})
+		x.again = false
+		x.move(flying)
+	}
+	p.deficit -= f.bytes
+	p.flying = append(p.flying, f)
+	e.flying += f.bytes
+	e.act(s)
+}
+
+// landed is called when a message of blocks has been written, or has failed.
+func (e *Engine) landed(p *peerCtx, ev Sent) {
+	if len(p.flying) == 0 {
+		return
+	}
+	f := p.flying[0]
+	p.flying = slices.Delete(p.flying, 0, 1)
+	e.flying -= f.bytes
+	for _, x := range f.asks {
+		gone := slices.Contains(ev.Missing, x.address) // of 20 at most
+		switch {
+		case x.over && (gone || !ev.OK):
+			e.ledger.remove(x)
+		case gone && x.again:
+			x.again = false
+			x.move(unlooked)
+		case gone:
+			e.lacks(x)
+		case !ev.OK:
+			x.move(queued) // it is not lost: the peer gets it when it can be reached
+		default:
+			p.stats.BlocksSent++
+			p.stats.BytesSent += uint64(x.size)
+			e.stats.BlocksSent++
+			e.stats.BytesSent += uint64(x.size)
+			e.ledger.remove(x)
+		}
+	}
+	e.enqueue(p)
+}

@@ -1,0 +1,221 @@
+package exchange
+
+import (
+	"context"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/codexchange/codexchange/exchange/internal/engine"
+)
+
+// inboxLength is how many events may wait for the loop. Who has one more waits
+// with it, which the loop, waiting for nobody, ends soon.
+const inboxLength = 256
+
+// An input is an event on its way to the loop, and what belongs to it.
+type input struct {
+	event  engine.Event
+	blocks []arrival            // those that BlocksIn and Stored speak of
+	getter *getter              // of a Want
+	look   func(*engine.Engine) // instead of an event: a question
+}
+
+// post hands an input to the loop. It is false if the exchange has closed.
+func (e *Exchange) post(in input) bool {
+	select {
+	case <-e.stopped:
+		return false
+	default:
+	}
+	select {
+	case e.inbox <- in:
+		return true
+	case <-e.stopped:
+		return false
+	}
+}
+
+// inspect runs f on the loop and waits for it; it does nothing after Close.
+func (e *Exchange) inspect(f func(*engine.Engine)) {
+	done := make(chan struct{})
+	if !e.post(input{look: func(g *engine.Engine) { f(g); close(done) }}) {
+		return
+	}
+	select {
+	case <-done:
+	case <-e.stopped:
+	}
+}
+
+// A loop owns the engine and all that its actions need. Nothing in it is touched
+// by another goroutine, and nothing it does waits.
+type loop struct {
+	ctx      context.Context
+	exchange *Exchange
+	engine   *engine.Engine
+	getters  map[engine.GetterID]*getter
+	links    map[peer.ID]*link
+	timer    *time.Timer
+	lost     []engine.SessionID // to be closed when no request of theirs can be in the inbox
+
+	// Searches that wait, and how many are under way; see search.go.
+	searches  []cid.Cid
+	searching int
+	finder    *finder
+}
+
+func newLoop(e *Exchange) *loop {
+	return &loop{
+		ctx:      e.ctx,
+		exchange: e,
+		engine:   engine.New(e.cfg.engine()),
+		getters:  make(map[engine.GetterID]*getter),
+		links:    make(map[peer.ID]*link),
+		finder:   newFinder(e),
+	}
+}
+
+// run takes inputs until ctx ends.
+func (l *loop) run() {
+	e := l.exchange
+	defer close(e.stopped)
+	l.timer = time.NewTimer(time.Hour)
+	defer l.timer.Stop()
+	defer func() {
+		for _, k := range l.links {
+			k.close()
+		}
+	}()
+	for {
+		var in input
+		select {
+		case <-l.ctx.Done():
+			return
+		case in = <-e.inbox:
+		case <-l.timer.C:
+			in.event = engine.Tick{}
+		}
+		start := time.Now()
+		if in.look != nil {
+			in.look(l.engine)
+		} else {
+			l.step(start, in)
+		}
+		l.lost = append(l.lost, e.lost.take()...)
+		if len(e.inbox) == 0 {
+			for _, id := range l.lost {
+				l.step(time.Now(), input{event: engine.CloseSession{Session: id}})
+			}
+			l.lost = nil
+		}
+		e.meter.took(time.Since(start))
+	}
+}
+
+// step lets the engine decide and carries its decisions out.
+func (l *loop) step(now time.Time, in input) {
+	l.before(in)
+	l.decide(now, in)
+	l.after(in)
+	for len(l.searches) > searchesWait {
+		// The one that has waited longest gives way; its session asks again.
+		key := l.searches[0]
+		l.searches = l.searches[1:]
+		l.decide(now, input{event: engine.Searched{Key: key}})
+	}
+	l.search()
+	if at := l.engine.Deadline(); at.IsZero() {
+		l.timer.Stop()
+	} else {
+		l.timer.Reset(at.Sub(time.Now()))
+	}
+}
+
+// before brings what the loop keeps up to date with an event.
+func (l *loop) before(in input) {
+	switch ev := in.event.(type) {
+	case engine.Want:
+		l.getters[ev.Getter] = in.getter
+		l.exchange.view.add(in.getter.wants)
+	case engine.PeerUp:
+		if k := l.links[ev.Peer]; k != nil {
+			k.close()
+		}
+		l.links[ev.Peer] = newLink(l.ctx, l.exchange, ev.Peer, ev.Epoch)
+	case engine.Searched:
+		l.searching--
+	case engine.Took:
+		if g := l.getters[ev.Getter]; g != nil {
+			g.catchUp()
+		}
+	}
+}
+
+// after does the same for what has to be there while the actions are carried
+// out.
+func (l *loop) after(in input) {
+	switch ev := in.event.(type) {
+	case engine.Drop:
+		l.forget(ev.Getter)
+	case engine.Took:
+		if g := l.getters[ev.Getter]; g != nil && g.all && len(g.late) == 0 {
+			l.forget(ev.Getter)
+		}
+	case engine.PeerDown:
+		if k := l.links[ev.Peer]; k != nil && k.epoch == ev.Epoch {
+			k.close()
+			delete(l.links, ev.Peer)
+		}
+	}
+}
+
+func (l *loop) decide(now time.Time, in input) {
+	l.engine.Step(now, in.event)
+	for _, a := range l.engine.Actions() {
+		l.do(a, in)
+	}
+}
+
+func (l *loop) do(a engine.Action, in input) {
+	switch a := a.(type) {
+	case engine.Deliver:
+		if g := l.getters[a.Getter]; g != nil {
+			got := in.blocks[a.Ref]
+			got.address = a.Address
+			g.give(got)
+		}
+	case engine.Finish:
+		if g := l.getters[a.Getter]; g != nil {
+			g.all = true
+			g.catchUp()
+			l.exchange.view.remove(g.wants)
+			g.wants = nil
+			if len(g.late) == 0 {
+				l.forget(a.Getter)
+			}
+		}
+	case engine.Send:
+		if k := l.links[a.Peer]; k != nil {
+			k.send(a)
+		}
+	case engine.SendBlocks:
+		if k := l.links[a.Peer]; k != nil {
+			k.order(a)
+		}
+	case engine.Lookup:
+		if k := l.links[a.Peer]; k != nil {
+			k.order(a)
+		}
+	case engine.Search:
+		l.searches = append(l.searches, a.Key)
+	}
+}
+
+func (l *loop) forget(id engine.GetterID) {
+	if g := l.getters[id]; g != nil {
+		delete(l.getters, id)
+		l.exchange.view.remove(g.wants)
+	}
+}

@@ -1,0 +1,135 @@
+package exchange
+
+import (
+	"context"
+	"io"
+	"time"
+
+	boxo "github.com/ipfs/boxo/exchange"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/codexchange/codexchange/exchange/wire"
+)
+
+// ProtocolID is the libp2p protocol that this package speaks.
+const ProtocolID = "/codex/blockexc/1.0.0"
+
+// A Network is what an exchange needs of a libp2p host: streams, connections,
+// and who is there. Its methods may be called from any goroutine.
+//
+// The boundary lies at the stream, so that the exchange behaves the same over a
+// host in its own process and over one it reaches through a plugin boundary.
+type Network interface {
+	// Self is the id of this node.
+	Self() peer.ID
+
+	// Attach begins delivering peers and streams to h: first every peer that
+	// is connected now, then what changes. It is called once. The returned
+	// function ends the delivery, resets the inbound streams that are still
+	// open, and waits until no call to h is under way; it is not called from
+	// inside one. It may be called more than once.
+	Attach(h Handler) (detach func(), err error)
+
+	// NewStream opens a stream of ProtocolID to a connected peer; it does not
+	// dial. The error is of kind errs.Unreachable.
+	NewStream(ctx context.Context, p peer.ID) (Stream, error)
+
+	// Connect dials a peer unless it is connected. Success is followed by
+	// Handler.PeerUp if the peer speaks the protocol. The error is of kind
+	// errs.Unreachable, or errs.Invalid for this node's own id or none.
+	Connect(ctx context.Context, p peer.AddrInfo) error
+
+	// Latency is the measured round trip time to a peer, 0 if unknown.
+	Latency(p peer.ID) time.Duration
+
+	// Tag sets how much the exchange values its connection to a peer, from 0
+	// (not at all) to 100; the host may prefer to keep valued connections.
+	Tag(p peer.ID, value int)
+}
+
+// A Handler hears from a Network. Calls about one peer come in order: PeerUp
+// and PeerDown alternate, each PeerUp with a higher epoch than any before, and
+// its PeerDown with the same. PeerUp and PeerDown return soon.
+type Handler interface {
+	// PeerUp says that a peer that speaks the protocol is connected.
+	PeerUp(p peer.ID, epoch uint64)
+	// PeerDown says that the last connection to the peer is gone, or that it
+	// speaks the protocol no more.
+	PeerDown(p peer.ID, epoch uint64)
+	// HandleStream hands over a stream that a peer opened. It is called on a
+	// goroutine of its own, after the peer's PeerUp, and owns the stream.
+	HandleStream(s Stream)
+}
+
+// A Stream is a byte stream to one peer. One goroutine may read while another
+// writes; Reset may be called from any.
+type Stream interface {
+	io.Reader
+	io.Writer
+
+	// Peer is who is on the other side.
+	Peer() peer.ID
+	// Close ends both directions in good order; the other side reads io.EOF.
+	Close() error
+	// Reset ends both directions at once; pending reads and writes fail.
+	Reset() error
+	// SetWriteDeadline makes writes fail that have not ended by t.
+	SetWriteDeadline(t time.Time) error
+}
+
+// Blocks is the local store, as far as serving needs it. Its methods may be
+// called from any goroutine.
+type Blocks interface {
+	// Size is the length of a block in bytes, or errs.NotFound.
+	Size(ctx context.Context, c cid.Cid) (int, error)
+	// Get reads a block, or errs.NotFound.
+	Get(ctx context.Context, c cid.Cid) (blocks.Block, error)
+}
+
+// Leaves is the local store of leaf records: which block stands at which index
+// of which tree, and the proof of it. Its methods may be called from any
+// goroutine.
+type Leaves interface {
+	// Leaf returns the CID of the block and its encoded proof (package
+	// merkle), or errs.NotFound. The block itself is in Blocks, or was.
+	Leaf(ctx context.Context, root cid.Cid, index uint64) (block cid.Cid, proof []byte, err error)
+}
+
+// Router finds who has content. Its methods may be called from any goroutine.
+type Router interface {
+	// FindProviders sends the providers it finds for c, at most max and never
+	// this node, until ctx ends or there are no more; then it closes the
+	// channel.
+	FindProviders(ctx context.Context, c cid.Cid, max int) <-chan peer.AddrInfo
+}
+
+// A LeafBlock is a block of a dataset as it came from a peer, verified: its
+// bytes hash to the CID, and the proof leads from the CID to the tree.
+type LeafBlock struct {
+	blocks.Block
+	Root  cid.Cid
+	Index uint64
+	Proof []byte // encoded, as package merkle does
+}
+
+// A LeafFetcher is implemented by exchanges that can fetch the blocks of a
+// dataset by tree and index. Find it by type assertion on an exchange or a
+// session.
+type LeafFetcher interface {
+	// GetLeaves fetches the blocks of the tree root in the given ranges. The
+	// channel is closed when every block has come, or ctx ends, or the
+	// exchange closes. Blocks come in any order, each once. The caller stores
+	// block and leaf record, and then calls NotifyNewLeaves.
+	GetLeaves(ctx context.Context, root cid.Cid, indices ...wire.Range) (<-chan LeafBlock, error)
+}
+
+// A LeafExchange fetches and serves leaves beside blocks.
+type LeafExchange interface {
+	boxo.SessionExchange
+	LeafFetcher
+	// NotifyNewLeaves tells the exchange that leaves of a tree can now be read
+	// from its Blocks and Leaves, so that peers that wait for them are served.
+	NotifyNewLeaves(ctx context.Context, root cid.Cid, indices ...wire.Range) error
+}

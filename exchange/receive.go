@@ -1,0 +1,239 @@
+package exchange
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/ipfs/boxo/verifcid"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	mh "github.com/multiformats/go-multihash"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/exchange/internal/engine"
+	"github.com/codexchange/codexchange/exchange/merkle"
+	"github.com/codexchange/codexchange/exchange/wire"
+	"github.com/codexchange/codexchange/exchange/wire/blockexc"
+)
+
+// streamsPerPeer is how many streams of one peer are read at a time. The
+// reference uses one; the bound leaves room for those that are being replaced.
+const streamsPerPeer = 16
+
+// handler hears from the network on behalf of an Exchange.
+type handler struct{ *Exchange }
+
+func (h handler) PeerUp(p peer.ID, epoch uint64) {
+	h.post(input{event: engine.PeerUp{Peer: p, Epoch: epoch, Latency: h.cfg.Network.Latency(p)}})
+}
+
+func (h handler) PeerDown(p peer.ID, epoch uint64) {
+	h.post(input{event: engine.PeerDown{Peer: p, Epoch: epoch}})
+}
+
+func (h handler) HandleStream(s Stream) { h.read(h.ctx, s) }
+
+// read takes messages off a stream until it ends, a message cannot be read, or
+// ctx ends. Blocks are checked here, on the goroutine of the stream. The stream
+// is then reset whatever the reason: a peer that has closed its end reads no more,
+// and what is written to it would hold up its connection (BLOCKEXC 3.7).
+func (e *Exchange) read(ctx context.Context, s Stream) {
+	defer func() { _ = s.Reset() }() // there is nobody left to tell
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	p := s.Peer()
+	g, ok := e.reading.enter(p)
+	if !ok {
+		e.cfg.Logger.Info("stream refused: the peer has too many", "peer", p, "streams", streamsPerPeer)
+		return
+	}
+	defer e.reading.leave(g)
+
+	var held int64
+	defer func() { g.room.Release(held) }()
+	r := blockexc.NewReader(s, blockexc.Limits{MaxFrame: e.cfg.MaxFrame})
+	r.Intern = e.view.intern
+	r.Admit = func(size int) error {
+		if err := g.room.Acquire(ctx, int64(size)); err != nil {
+			return err
+		}
+		held = int64(size)
+		return nil
+	}
+	var m wire.Message
+	for {
+		if err := r.Next(&m); err != nil {
+			e.readFailed(ctx, p, err)
+			return
+		}
+		e.debug.received(p, &m)
+		if !e.take(p, &m) {
+			return
+		}
+		g.room.Release(held)
+		held = 0
+	}
+}
+
+// readFailed says why a stream is not read any more, where that is not its usual
+// end.
+func (e *Exchange) readFailed(ctx context.Context, p peer.ID, err error) {
+	if ctx.Err() != nil || errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return
+	}
+	if errors.Is(err, errs.Malformed) || errors.Is(err, errs.TooLarge) {
+		e.meter.malformed.Add(1)
+		e.cfg.Logger.Info("stream closed: a message cannot be read", "peer", p, "err", err)
+		return
+	}
+	e.cfg.Logger.Debug("stream ended", "peer", p, "err", err)
+}
+
+// take hands the sections of a message to the loop, in the order in which the
+// reference handles them (BLOCKEXC 3.10). It is false if the exchange has closed.
+func (e *Exchange) take(p peer.ID, m *wire.Message) bool {
+	for _, r := range m.Rejected {
+		e.meter.rejected.Add(1)
+		e.cfg.Logger.Debug("part of a message ignored", "peer", p, "err", r)
+	}
+	ok := true
+	if len(m.WantList.Entries) > 0 {
+		ok = e.post(input{event: engine.WantlistIn{Peer: p, List: m.WantList}})
+		m.WantList = wire.WantList{} // the loop's now
+	}
+	if in, any := e.verify(p, m); any && ok {
+		ok = e.post(in)
+	}
+	if len(m.Presences) > 0 && ok {
+		ok = e.post(input{event: engine.PresencesIn{Peer: p, Presences: m.Presences}})
+		m.Presences = nil // the loop's now
+	}
+	if m.Account != nil && ok {
+		ok = e.post(input{event: engine.AccountIn{Peer: p, Account: m.Account}})
+	}
+	if m.Payment != nil {
+		e.meter.payments.Add(1) // nothing is ever charged, so nothing is owed
+	}
+	return ok
+}
+
+// verify sorts the blocks of a message into those that are what they are called,
+// those that are not, and those that nobody waits for, on which no time is spent.
+func (e *Exchange) verify(p peer.ID, m *wire.Message) (in input, any bool) {
+	ev := engine.BlocksIn{Peer: p}
+	for i, d := range m.Deliveries {
+		b := engine.Block{Address: d.Address, Size: len(d.Data)}
+		if !e.view.wanted(d.Address) {
+			ev.Unwanted = append(ev.Unwanted, b)
+			continue
+		}
+		a, err := check(d)
+		if err != nil {
+			e.cfg.Logger.Warn("block refused", "peer", p, "address", d.Address, "err", err)
+			ev.Bad = append(ev.Bad, d.Address)
+			continue
+		}
+		if ev.Blocks == nil {
+			rest := len(m.Deliveries) - i
+			ev.Blocks, in.blocks = make([]engine.Block, 0, rest), make([]arrival, 0, rest)
+		}
+		ev.Blocks = append(ev.Blocks, b)
+		in.blocks = append(in.blocks, a)
+	}
+	for _, r := range m.Rejected {
+		if r.Section == wire.InDeliveries && r.Address.Defined() {
+			ev.Bad = append(ev.Bad, r.Address)
+		}
+	}
+	in.event = ev
+	return in, len(ev.Blocks)+len(ev.Bad)+len(ev.Unwanted) > 0
+}
+
+// check verifies a block against the address it was delivered for. A block asked
+// for by CID hashes to that CID; a leaf hashes to the CID it came with, and its
+// proof leads from there to the tree (BLOCKEXC 8; unlike the reference we insist
+// on the root).
+func check(d wire.Delivery) (arrival, error) {
+	c := d.Address.Root
+	if d.Address.Leaf {
+		c = d.Cid
+		if err := merkle.VerifyLeaf(d.Proof, d.Address.Root, d.Address.Index, c, 0); err != nil {
+			return arrival{}, err
+		}
+	}
+	if err := hashes(c, d.Data); err != nil {
+		return arrival{}, err
+	}
+	b, err := blocks.NewBlockWithCid(d.Data, c)
+	return arrival{block: b, proof: d.Proof}, err
+}
+
+// hashes reports whether data is what c names. Hash functions that are not safe
+// are refused, as everywhere in boxo.
+func hashes(c cid.Cid, data []byte) error {
+	p := c.Prefix()
+	if p.MhType == mh.SHA2_256 && p.MhLength == sha256.Size {
+		sum := sha256.Sum256(data)
+		if k := c.KeyString(); k[len(k)-len(sum):] != string(sum[:]) {
+			return errs.Errorf(errs.BadBlock, errs.Peer, "verify block", "%d bytes hash to %x, want %x", len(data), sum, k[len(k)-len(sum):])
+		}
+		return nil
+	}
+	if err := verifcid.ValidateCid(verifcid.DefaultAllowlist, c); err != nil {
+		return errs.E(errs.BadBlock, errs.Peer, "verify block", wire.CidString(c), err)
+	}
+	got, err := p.Sum(data)
+	if err != nil {
+		return errs.E(errs.BadBlock, errs.Peer, "verify block", wire.CidString(c), err)
+	}
+	if !got.Equals(c) {
+		return errs.Errorf(errs.BadBlock, errs.Peer, "verify block", "%d bytes have the cid %s, want %s", len(data), got, c)
+	}
+	return nil
+}
+
+// gates bounds what one peer has us read at a time: a number of streams, and the
+// bytes of the messages that are being read on all of them together.
+type gates struct {
+	limit int64 // bytes
+
+	mu    sync.Mutex
+	peers map[peer.ID]*gate
+}
+
+type gate struct {
+	peer    peer.ID
+	room    *semaphore.Weighted
+	streams int // guarded by gates.mu
+}
+
+// enter counts a stream in; false if the peer has as many as it may.
+func (gs *gates) enter(p peer.ID) (*gate, bool) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g := gs.peers[p]
+	if g == nil {
+		if gs.peers == nil {
+			gs.peers = make(map[peer.ID]*gate)
+		}
+		g = &gate{peer: p, room: semaphore.NewWeighted(gs.limit)}
+		gs.peers[p] = g
+	}
+	if g.streams >= streamsPerPeer {
+		return nil, false
+	}
+	g.streams++
+	return g, true
+}
+
+func (gs *gates) leave(g *gate) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	if g.streams--; g.streams == 0 {
+		delete(gs.peers, g.peer)
+	}
+}
