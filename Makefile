@@ -1,0 +1,32 @@
+# make without a target shows what there is.
+
+STATICCHECK := go tool staticcheck
+FUZZTIME ?= 1m
+
+.PHONY: help build test lint fuzz bench demo
+
+help: ## show this
+	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+build: ## compile everything
+	go build ./...
+
+test: lint ## vet, staticcheck, and every test with the race detector
+	go test -race -timeout 20m ./...
+
+lint: ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -l .)" || { gofmt -l . | sed 's/^/not gofmt-ed: /'; exit 1; }
+	go vet ./...
+	$(STATICCHECK) ./...
+
+fuzz: ## fuzz every decoder and the engine, FUZZTIME each (1m)
+	@go list -f '{{.Dir}}' ./... | while read -r dir; do \
+	  for f in $$(grep -hos '^func Fuzz[A-Za-z0-9]*' $$dir/*_test.go | cut -c6-); do \
+	    echo "$$f in $$dir"; (cd $$dir && go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) .) || exit 1; \
+	  done; done
+
+bench: ## benchmarks at the seams: engine step, decode, verify, transfer
+	go test -run '^$$' -bench . -benchmem ./exchange/...
+
+demo: ## move 64 MiB between two nodes, by the Codex block exchange and by Bitswap
+	go run ./cmd/host demo

@@ -1,0 +1,13 @@
+// Package host is the node around an exchange: a libp2p host, a blockstore on
+// disk, boxo's blockservice and UnixFS on top, and one exchange, chosen by
+// name, that fetches what the store lacks.
+//
+// A [Node] owns all of these from [New] to [Node.Close]. What a block exchange
+// decides is left to package exchange and to boxo's Bitswap; how each is joined
+// to libp2p and to the store is left to the packages under adapter. The table of
+// exchanges is in exchange.go: a new one is one more entry there.
+//
+// Files go in with [Node.Add], come from peers with [Node.Fetch], and are read
+// back from the local store alone with [Node.Open]. Package demo puts two nodes
+// side by side and compares their exchanges.
+package host
