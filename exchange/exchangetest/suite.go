@@ -41,6 +41,11 @@ type Suite struct {
 	// a case that fails, or an exchange that is slow to see what it missed.
 	Patience time.Duration
 
+	// Attempts is how often a case may be played, each time with fresh nodes,
+	// until it passes; 0 for once. It is for exchanges that are known to lose
+	// something now and then, and the table says so.
+	Attempts int
+
 	// Bubble runs each case in a testing/synctest bubble, in virtual time. It
 	// is for nodes that do no I/O.
 	Bubble bool
@@ -88,9 +93,9 @@ func Run(t *testing.T, s Suite) {
 				t.Skip(reason)
 			}
 			if s.Bubble {
-				synctest.Test(t, func(t *testing.T) { c.play(t, s) })
+				synctest.Test(t, func(t *testing.T) { c.attempt(t, s) })
 			} else {
-				c.play(t, s)
+				c.attempt(t, s)
 			}
 		})
 	}
@@ -117,6 +122,19 @@ type testCase struct {
 }
 
 var cases = slices.Concat(fetching, asking, sharing, lasting, ending)
+
+// attempt plays a case as often as the suite allows.
+func (tc testCase) attempt(t testing.TB, s Suite) {
+	t.Helper()
+	for n := 1; n < s.Attempts; n++ {
+		said, failed := try(t, func(t testing.TB) { tc.play(t, s) })
+		if !failed {
+			return
+		}
+		t.Logf("attempt %d of %d failed:\n%s", n, s.Attempts, said)
+	}
+	tc.play(t, s)
+}
 
 func (tc testCase) play(t testing.TB, s Suite) {
 	c := newCast(t, s, tc)

@@ -1,6 +1,9 @@
 package exchangetest_test
 
 import (
+	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -35,5 +38,28 @@ func TestMeshPasses(t *testing.T) {
 		"in windows":      {New: meshGroup, Window: 64},
 	} {
 		t.Run(name, func(t *testing.T) { exchangetest.Run(t, s) })
+	}
+}
+
+// TestConformanceIsWrittenDown holds the table to the cases: a row for each, in
+// order, and no skip of ours.
+func TestConformanceIsWrittenDown(t *testing.T) {
+	table, err := os.ReadFile("../../docs/conformance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []string
+	for line := range strings.Lines(string(table)) {
+		cells := strings.Split(strings.TrimSpace(line), " | ")
+		if len(cells) != 3 || !strings.HasPrefix(line, "| ") || cells[0] == "| case" || cells[0] == "| ---" {
+			continue
+		}
+		rows = append(rows, strings.TrimPrefix(cells[0], "| "))
+		if cells[1] != "pass" {
+			t.Errorf("%s: blockexc in process is %q, want pass", line, cells[1])
+		}
+	}
+	if want := exchangetest.Cases(); !slices.Equal(rows, want) {
+		t.Errorf("docs/conformance.md has rows %q, want %q", rows, want)
 	}
 }

@@ -2,11 +2,8 @@ package exchangetest
 
 import (
 	"context"
-	"fmt"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -168,53 +165,41 @@ func TestTheSuiteBites(t *testing.T) {
 	}
 }
 
-// A witness is a test that may fail.
-type witness struct {
-	testing.TB
-	mu     sync.Mutex
-	said   []string
-	failed bool
-	after  []func()
-}
-
-func (w *witness) Fatalf(format string, args ...any) {
-	w.mu.Lock()
-	w.failed = true
-	w.said = append(w.said, fmt.Sprintf(format, args...))
-	w.mu.Unlock()
-	runtime.Goexit()
-}
-
-func (w *witness) Fatal(args ...any) { w.Fatalf("%s", fmt.Sprint(args...)) }
-
-func (w *witness) Failed() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.failed
-}
-
-func (w *witness) Logf(string, ...any) {}
-
-func (w *witness) Cleanup(f func()) { w.after = append(w.after, f) }
-
 // watch runs a test that may fail, in virtual time, and returns what it says.
 func watch(t *testing.T, test func(testing.TB)) (said string) {
-	synctest.Test(t, func(t *testing.T) {
-		w := &witness{TB: t}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			defer func() {
-				for _, f := range slices.Backward(w.after) {
-					f()
-				}
-			}()
-			test(w)
-		}()
-		<-done
-		said = strings.Join(w.said, "\n")
-	})
+	synctest.Test(t, func(t *testing.T) { said, _ = try(t, test) })
 	return said
+}
+
+// TestAttempts plays a case over an exchange that does nothing the first times.
+func TestAttempts(t *testing.T) {
+	plays := 0
+	good := func(t testing.TB, n int) Group {
+		m := NewMesh(n)
+		g := Group{
+			Connect:    func(i, j int) error { m.Connect(i, j); return nil },
+			Disconnect: func(i, j int) error { m.Disconnect(i, j); return nil },
+		}
+		if plays++; plays%3 != 0 {
+			g.Connect = func(int, int) error { return nil }
+		}
+		for i := range n {
+			t.Cleanup(func() { m.Exchange(i).Close() })
+			g.Nodes = append(g.Nodes, Node{Exchange: m.Exchange(i), Blockstore: m.Blocks(i)})
+		}
+		return g
+	}
+	for allowed, want := range map[int]bool{2: false, 3: true} {
+		plays = 0
+		var said string
+		var failed bool
+		synctest.Test(t, func(t *testing.T) {
+			said, failed = try(t, func(t testing.TB) { cases[0].attempt(t, Suite{New: good, Attempts: allowed}) })
+		})
+		if failed == want || plays != allowed || strings.Count(said, "deadline exceeded") != 2 {
+			t.Errorf("%d attempts: success %v after %d, want %v after %d; it said:\n%s", allowed, !failed, plays, want, allowed, said)
+		}
+	}
 }
 
 var _ boxo.SessionExchange = (*broken)(nil)
