@@ -78,12 +78,12 @@ func (e *Engine) haveIn(w *want, p *peerCtx, price wire.Price) {
 // its price would not be known.
 func (e *Engine) dear(w *want, l *link) {
 	l.say(tooDear)
+	e.cancel(l)
 	for _, g := range w.getters {
 		g.session.join(l.peer).rely(0)
 		e.doubt(g.session)
 	}
 	if w.state == asked && w.peer == l.peer {
-		e.cancel(l)
 		e.rest(w)
 		e.place(w)
 	}
@@ -246,7 +246,10 @@ func (w *want) due(e *Engine) {
 	}
 	// As long as blocks keep coming the want waits its turn, but not for ever:
 	// some time beyond what everything asked of the peer should take.
-	turn := 8*limit + 4*p.backlog()
+	turn := 8 * limit
+	if p.rate > 0 {
+		turn = 2*limit + 4*p.backlog()
+	}
 	if !w.hurry && e.now.Sub(last) < limit && e.now.Sub(w.askedAt) < turn {
 		e.timers.start(&w.timer, last.Add(limit))
 		return

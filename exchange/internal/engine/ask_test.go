@@ -190,20 +190,50 @@ func TestUnaskedPresence(t *testing.T) {
 	alice.wants("C is asked for", have(B), block(B), have(C), block(C))
 }
 
-func TestLoadIsShared(t *testing.T) {
-	s := start(t, "of two peers that have everything each is asked for about half")
-	alice, bob := s.peer("alice"), s.peer("bob")
-	x := many("x", 100)
-	s.get(0, A)
-	alice.deaf()
-	bob.deaf()
-	s.get(0, x...)
-	alice.slow, bob.slow = true, true
-	alice.has(x...)
+// spread sets the stage so that 20 blocks are announced by both bob and carol before
+// anybody is asked for them, and returns how many each of them is asked for then.
+func spread(t *testing.T, proves string, seed uint64, prepare func(bob, carol *peerCtx)) (ofBob, ofCarol int) {
+	t.Helper()
+	s := start(t, proves, func(c *Config) { c.Seed, c.BufferedBytes = seed, 20*blockSize })
+	alice := s.peer("alice")
+	y := many("y", 20)
+	x := many("x", 20)
+	g := s.get(0, append(y, x...)...)
+	alice.has(y...)
+	alice.delivers(y...)
+	alice.down()
+	bob, carol := s.peer("bob"), s.peer("carol")
 	bob.has(x...)
-	a, b := s.e.peers["alice"].asked.len, s.e.peers["bob"].asked.len
-	if a < firstWindow-1 || b < firstWindow-1 {
-		s.fail("%d are asked of alice, %d of bob, want both windows full", a, b)
+	carol.has(x...)
+	p, q := s.e.peers["bob"], s.e.peers["carol"]
+	if p.asked.len+q.asked.len > 0 {
+		s.fail("something is asked for though the caller does not keep up")
+	}
+	prepare(p, q)
+	s.took(g, 20)
+	if n := p.asked.len + q.asked.len; n != 20 {
+		s.fail("%d blocks are asked for, want 20", n)
+	}
+	return p.asked.len, q.asked.len
+}
+
+func TestLoadIsShared(t *testing.T) {
+	for seed := range uint64(10) {
+		n, m := spread(t, "peers that are equally fast are asked for about the same", seed, func(bob, carol *peerCtx) {})
+		if n < 8 || m < 8 {
+			t.Errorf("seed %d: %d blocks are asked of bob and %d of carol, want 8 at least of each", seed, n, m)
+		}
+	}
+}
+
+func TestSpeedIsRegarded(t *testing.T) {
+	for seed := range uint64(10) {
+		n, m := spread(t, "a peer that is 4 times as fast is asked for about 4 times as much", seed, func(bob, carol *peerCtx) {
+			bob.rate, carol.rate = 8<<20, 2<<20
+		})
+		if n < 14 || m < 2 {
+			t.Errorf("seed %d: %d blocks are asked of bob and %d of carol, want about 16 and 4", seed, n, m)
+		}
 	}
 }
 
@@ -363,6 +393,41 @@ func TestSilenceIsDontHave(t *testing.T) {
 	if n := s.e.Stats().TimedOut; n != 1 {
 		s.fail("%d wants have timed out, want 1", n)
 	}
+}
+
+func TestOneLeftOut(t *testing.T) {
+	s := start(t, "a peer that keeps delivering everything else does not keep a want for ever")
+	alice, bob := s.peer("alice"), s.peer("bob")
+	x := many("x", 500)
+	g := s.get(0, append([]wire.Address{A}, x...)...)
+	alice.has(append([]wire.Address{A}, x...)...)
+	s.advance(100 * time.Millisecond)
+	bob.has(A)
+	for i := 0; s.e.wants[A].peer == nil || s.e.wants[A].peer.id == "alice"; i++ {
+		for w := s.e.peers["alice"].asked.head; w != nil; w = w.next {
+			if w.address != A {
+				alice.delivers(w.address)
+				s.took(g, 1)
+				break
+			}
+		}
+		s.advance(100 * time.Millisecond)
+		if i > 400 {
+			s.fail("A is asked of alice still after %v, want bob to have his turn", s.now.Sub(time.Unix(1e9, 0)))
+		}
+	}
+}
+
+func TestNewcomerHearsWhatIsReady(t *testing.T) {
+	s := start(t, "a newcomer is told of what waits for room at another peer, and helps")
+	alice := s.peer("alice")
+	x := many("x", 100)
+	s.get(0, x...)
+	alice.has(x...)
+	bob := s.peer("bob")
+	bob.wantsFull("what alice has no room for", have(x[firstWindow:]...))
+	bob.has(x[firstWindow:]...)
+	bob.wants("and he has room", block(x[firstWindow:2*firstWindow]...))
 }
 
 func TestSilenceOfTheOnlyOne(t *testing.T) {

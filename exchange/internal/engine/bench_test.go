@@ -24,9 +24,10 @@ func benchConfig() Config {
 // The exchange promises 100,000 blocks/s (see docs/decisions).
 func BenchmarkStep(b *testing.B) {
 	for _, n := range []int{1, 8} {
-		b.Run(fmt.Sprintf("fetch/cids/peers=%d", n), func(b *testing.B) { benchFetch(b, n, false) })
-		b.Run(fmt.Sprintf("fetch/leaves/peers=%d", n), func(b *testing.B) { benchFetch(b, n, true) })
+		b.Run(fmt.Sprintf("fetch/cids/peers=%d", n), func(b *testing.B) { benchFetch(b, n, 0, false) })
+		b.Run(fmt.Sprintf("fetch/leaves/peers=%d", n), func(b *testing.B) { benchFetch(b, n, 0, true) })
 	}
+	b.Run("fetch/cids/peers=8/idle=1000", func(b *testing.B) { benchFetch(b, 8, 1000, false) })
 	for _, n := range []int{1, 8} {
 		b.Run(fmt.Sprintf("serve/peers=%d", n), func(b *testing.B) { benchServe(b, n) })
 	}
@@ -34,8 +35,9 @@ func BenchmarkStep(b *testing.B) {
 
 // benchFetch has a getter fetch b.N blocks from peers that all have everything:
 // they announce what they are asked about and deliver what they are asked for, 20
-// blocks a message, and the caller takes what it is given.
-func benchFetch(b *testing.B, peers int, asLeaves bool) {
+// blocks a message, and the caller takes what it is given. Idle peers are connected
+// too, and say that they have nothing.
+func benchFetch(b *testing.B, peers, idle int, asLeaves bool) {
 	e := New(benchConfig())
 	now := time.Unix(1e9, 0)
 	var ws []wire.Want
@@ -59,6 +61,9 @@ func benchFetch(b *testing.B, peers int, asLeaves bool) {
 		e.Step(now, PeerUp{Peer: id, Epoch: uint64(i + 1)})
 	}
 	names := e.Peers()
+	for i := range idle {
+		e.Step(now, PeerUp{Peer: peer.ID(fmt.Sprint("idle", i)), Epoch: uint64(peers + i + 1)})
+	}
 	done := false
 	delivered, steps := 0, 0
 	step := func(ev Event) {
@@ -68,7 +73,18 @@ func benchFetch(b *testing.B, peers int, asLeaves bool) {
 		for _, a := range e.Actions() {
 			switch a := a.(type) {
 			case Send:
+				queue = append(queue, Sent{Peer: a.Peer, Epoch: a.Epoch, OK: true})
 				r := remotes[a.Peer]
+				if r == nil {
+					lack := PresencesIn{Peer: a.Peer}
+					for _, en := range a.List.Entries {
+						if !en.Cancel {
+							lack.Presences = append(lack.Presences, wire.Presence{Address: en.Address, Type: wire.DontHave})
+						}
+					}
+					queue = append(queue, lack)
+					continue
+				}
 				for _, en := range a.List.Entries {
 					switch {
 					case en.Cancel:
@@ -78,7 +94,6 @@ func benchFetch(b *testing.B, peers int, asLeaves bool) {
 						r.said = append(r.said, wire.Presence{Address: en.Address})
 					}
 				}
-				queue = append(queue, Sent{Peer: a.Peer, Epoch: a.Epoch, OK: true})
 			case Deliver:
 				took++
 			case Finish:

@@ -251,7 +251,7 @@ func (c *checker) ledger() {
 		}
 		c.that(n == p.asking, "%s asks for %d, says %d", who(p.id), n, p.asking)
 		c.that(n <= e.cfg.WantsPerPeer, "%s asks for %d, may for %d", who(p.id), n, e.cfg.WantsPerPeer)
-		c.that(p.looking == (p.asks[looking].len > 0), "%s has a lookup %v and %d asks that wait for it", who(p.id), p.looking, p.asks[looking].len)
+		c.that(p.looking || p.asks[looking].len == 0, "%s has %d asks that wait for a lookup that is not under way", who(p.id), p.asks[looking].len)
 	}
 	n := 0
 	for a, x := range e.ledger.byAddress {

@@ -161,7 +161,16 @@ func (e *Engine) schedule() {
 			return !g.inTurn
 		})
 	}
+	if len(e.turns) == 0 {
+		return
+	}
 	e.pass++
+	e.able = e.able[:0]
+	for _, p := range e.order {
+		if p.able() {
+			e.able = append(e.able, p)
+		}
+	}
 	for idle := 0; idle < len(e.turns) && e.hope(); {
 		g := e.turns[0]
 		e.turns = e.turns[1:]
@@ -181,12 +190,13 @@ func (e *Engine) schedule() {
 	}
 }
 
-// hope reports whether some peer has room that might be asked for something.
+// hope reports whether some peer is still able to be asked for something.
 func (e *Engine) hope() bool {
-	for _, p := range e.order {
-		if (p.offers > 0 || p.trusted > 0) && p.room() {
+	for n := len(e.able); n > 0; n-- {
+		if e.able[n-1].able() {
 			return true
 		}
+		e.able = e.able[:n-1]
 	}
 	return false
 }

@@ -47,6 +47,7 @@ type Engine struct {
 
 	turns     []*getter  // getters with ready wants, next first
 	pass      uint64     // number of the scheduling pass
+	able      []*peerCtx // that may be asked for more in the pass
 	waiting   []*getter  // with plain CIDs in their backlog
 	hungry    []*getter  // to be filled at the end of the step
 	stale     []*session // to be reconsidered at the end of the step

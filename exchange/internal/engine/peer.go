@@ -73,7 +73,7 @@ type peerCtx struct {
 	latency time.Duration
 	answer  time.Duration // running mean of the time from want-block to block when idle, 0 if unknown
 	rate    float64       // bytes/s while it delivers, running mean; 0 if unknown
-	counted int           // bytes since countedAt
+	counted int           // bytes that came since then
 	since   time.Time     // start of the present measurement of rate
 	lastIn  time.Time     // last valid block
 	bad     int           // bad blocks
@@ -147,6 +147,9 @@ func (p *peerCtx) room() bool {
 	}
 	return p.asked.len < firstWindow || p.load < p.depth()
 }
+
+// able reports whether the peer has room and there may be something to ask of it.
+func (p *peerCtx) able() bool { return (p.offers > 0 || p.trusted > 0) && p.room() }
 
 // depth is how many bytes to have asked of the peer, so that it is never idle:
 // twice what it delivers in the time of an answer.

@@ -101,19 +101,10 @@ func (e *Engine) again(s *session) {
 				continue
 			}
 			l.peer.full = true
-			l.say(unlessGood(l.says))
 			e.queue(l, l.told)
 		}
 		e.broadcast(w, s)
 	}
-}
-
-// unlessGood forgets a refusal, so that the peer can be asked on trust again.
-func unlessGood(says word) word {
-	if says == hasNot || says == tooSlow {
-		return nothing
-	}
-	return says
 }
 
 // search asks for providers of one seeking want, picked at random so that a want

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/codexchange/codexchange/exchange/wire"
@@ -416,6 +417,9 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	x := many("x", 600)
 	for range 200 {
 		alice.asks(have(x...), have(A), block(A))
+	}
+	for range 20 {
+		alice.asks(slices.Repeat(have(A), 1000))
 	}
 	p := s.e.peers["alice"]
 	if len(p.presences) > maxPresences || cap(p.presences) > 4*maxPresences {

@@ -110,6 +110,38 @@ func TestAnnouncerHurriesGuess(t *testing.T) {
 	_ = h
 }
 
+func TestHurryAllowsForTheQueue(t *testing.T) {
+	s := start(t, "a peer that is hurried has the time it needs for what else it was asked for")
+	alice, bob := s.peer("alice"), s.peer("bob")
+	s.get(1, A)
+	s.advance(100 * time.Millisecond)
+	alice.delivers(A) // 10 blocks/s
+	x := many("x", 2)
+	s.get(1, x...)
+	alice.deaf()
+	bob.deaf()
+	bob.has(x[1])
+	s.advance(200 * time.Millisecond)
+	alice.idle("two blocks take her 200 ms")
+	s.advance(minGrace)
+	alice.wants("and no longer", cancel(x[1]))
+	bob.wants("his turn", block(x[1]))
+}
+
+func TestGuessIsPassedOn(t *testing.T) {
+	s := start(t, "a want that was asked on trust for one session is so for the next that takes it over")
+	alice, bob := s.peer("alice"), s.peer("bob")
+	g := s.get(1, A)
+	s.get(2, A)
+	alice.deaf()
+	s.drop(g)
+	bob.deaf()
+	bob.has(A)
+	s.advance(minGrace)
+	alice.wants("hurried", cancel(A))
+	bob.wants("and left for the announcer", block(A))
+}
+
 func TestNobodyThere(t *testing.T) {
 	s := start(t, "without peers providers are searched at once")
 	s.get(0, A)
@@ -155,6 +187,34 @@ func TestSearchBackOff(t *testing.T) {
 			s.fail("searches were %v apart, want 3 s at least, growing to a minute", gaps)
 		}
 	}
+}
+
+func TestSearchAfterProgress(t *testing.T) {
+	s := start(t, "once blocks come again, a session does not wait as long for the next search as when nothing helped")
+	s.get(1, A)
+	for s.now.Before(time.Unix(1e9, 0).Add(5 * time.Minute)) {
+		s.advance(time.Second)
+		s.step(Searched{Key: A.Root})
+	}
+	s.store(A)
+	s.searched = nil
+	s.get(1, B)
+	s.advance(firstSearch)
+	s.searches("3 s are enough", B.Root)
+}
+
+func TestLastDontHave(t *testing.T) {
+	s := start(t, "when the last peer that might have had a block says that it has not, providers are searched at once")
+	alice, bob := s.peer("alice"), s.peer("bob")
+	s.get(0, A, B)
+	alice.wants("asked for A", have(A, B), block(A))
+	bob.wants("and he for B", have(A, B), block(B))
+	alice.hasNot(A)
+	s.advance(0)
+	s.searches("bob has not answered yet")
+	bob.hasNot(A)
+	s.advance(0)
+	s.searches("now he has", A.Root)
 }
 
 func TestSearchStorm(t *testing.T) {
