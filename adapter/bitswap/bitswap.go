@@ -10,6 +10,9 @@
 //     sliding window in each session.
 //   - A Bitswap that starts on a host with connections does not learn of them.
 //     Here it does.
+//   - A session takes silence for "don't have" after as little as 50 ms, drops a
+//     peer after 16 of these, and may then wait for ever. Here a peer gets at
+//     least [Options].Patience.
 //   - Duplicates in a request, undefined CIDs and a closed exchange are answered
 //     as package errs says.
 //   - The default limits of libp2p's resource manager reset Bitswap's streams
@@ -51,7 +54,8 @@ import (
 var _ boxo.SessionExchange = (*Exchange)(nil)
 
 // Options are what can be chosen, by the names that exchange.Config has for the
-// same. The zero value is Bitswap's own defaults with the server on.
+// same. The zero value is Bitswap's own defaults, but for Window and Patience, with
+// the server on.
 //
 // What exchange.Config has besides (leaves, prices, frame and buffer sizes) has
 // no counterpart in Bitswap. The other way round, the sizes of Bitswap's worker
@@ -86,12 +90,19 @@ type Options struct {
 
 	// SearchPeers is how many providers one search may bring. 0: 10.
 	SearchPeers int
+
+	// Patience is the least time that a peer has to answer before its silence is
+	// taken for "don't have". 0: 2 s; boxo's own is 50 ms, with which a busy but
+	// near peer is lost to the session.
+	Patience time.Duration
 }
 
 const (
 	// DefaultWindow is half of what a peer keeps, so that two busy sessions fit.
 	DefaultWindow = 512
 
+	defaultPatience    = 2 * time.Second
+	maxPatience        = 7 * time.Second  // beyond it Bitswap's longest time-out would be shorter
 	defaultSearchPeers = 10               // as Bitswap has it
 	atOnce             = time.Millisecond // Bitswap would spin with 0
 )
@@ -112,6 +123,11 @@ func (o *Options) check() error {
 	size("SearchPeers", &o.SearchPeers, defaultSearchPeers, 1)
 	if o.SearchDelay < 0 {
 		o.SearchDelay = atOnce
+	}
+	if o.Patience == 0 {
+		o.Patience = defaultPatience
+	} else if o.Patience < 0 || o.Patience > maxPatience {
+		wrong = append(wrong, fmt.Errorf("Patience is %v, want up to %v", o.Patience, maxPatience))
 	}
 	if wrong != nil {
 		return errs.E(errs.Invalid, errs.Caller, "start bitswap", "", errors.Join(wrong...))
@@ -143,7 +159,12 @@ func New(ctx context.Context, h host.Host, bstore blockstore.Blockstore, o Optio
 	events := bsnetwork.NewConnectEventManager()
 	net := bsnet.NewFromIpfsHost(h, bsnet.WithConnectEventManager(events))
 	x := &Exchange{host: h, window: o.Window, closing: make(chan struct{})}
-	options := []boxobs.Option{boxobs.WithServerEnabled(!o.ClientOnly)}
+	silence := client.DefaultDontHaveTimeoutConfig()
+	silence.MinTimeout = o.Patience
+	options := []boxobs.Option{
+		boxobs.WithServerEnabled(!o.ClientOnly),
+		boxobs.WithClientOption(client.WithDontHaveTimeoutConfig(silence)),
+	}
 	if o.SearchDelay > 0 {
 		options = append(options, boxobs.ProviderSearchDelay(o.SearchDelay))
 	}

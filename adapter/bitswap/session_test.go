@@ -261,15 +261,15 @@ func TestEnds(t *testing.T) {
 }
 
 func TestOptionsAreCheckedTogether(t *testing.T) {
-	o := Options{Window: 1, WantsPerPeer: -1, BroadcastPeers: -2, SearchPeers: -3}
+	o := Options{Window: 1, WantsPerPeer: -1, BroadcastPeers: -2, SearchPeers: -3, Patience: time.Minute}
 	err := o.check()
 	const want = "start bitswap: Window is 1, want 64 or more\nWantsPerPeer is -1, want 1 or more\n" +
-		"BroadcastPeers is -2, want 1 or more\nSearchPeers is -3, want 1 or more"
+		"BroadcastPeers is -2, want 1 or more\nSearchPeers is -3, want 1 or more\nPatience is 1m0s, want up to 7s"
 	if !errors.Is(err, errs.Invalid) || err.Error() != want {
 		t.Fatalf("got %v, want %s", err, want)
 	}
 	o = Options{}
-	if err := o.check(); err != nil || o.Window != DefaultWindow || o.SearchPeers != 10 {
+	if err := o.check(); err != nil || o.Window != DefaultWindow || o.SearchPeers != 10 || o.Patience != 2*time.Second {
 		t.Fatalf("the zero options became %+v, %v", o, err)
 	}
 }
