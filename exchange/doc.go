@@ -69,8 +69,9 @@
 // A peer can make us hold: one frame of Config.MaxFrame being read, in all its
 // streams together; Config.WantsPerPeer wants; answers to 4,096 of them; two
 // messages of blocks being sent, of 1 MiB or one block each. A request can hold
-// Config.Window wants and Config.BufferedBytes of blocks that were not taken yet,
-// and a CID, or a pair of integers, for each further thing it asked for.
+// Config.Window wants and Config.BufferedBytes of blocks that were not taken yet
+// (Config.Window blocks, if other requests bring them along), and a CID, or a pair
+// of integers, for each further thing it asked for.
 //
 // # Errors
 //

@@ -129,7 +129,7 @@ func (l *loop) step(now time.Time, in input) {
 	if at := l.engine.Deadline(); at.IsZero() {
 		l.timer.Stop()
 	} else {
-		l.timer.Reset(at.Sub(time.Now()))
+		l.timer.Reset(time.Until(at))
 	}
 }
 

@@ -318,10 +318,17 @@ func TestAPeerThatDoesNotRead(t *testing.T) {
 		if got := seeder.Stat(); got.Flying == 0 || got.Flying > 2<<20+128<<10 || got.SendsFailed != 0 {
 			s.Errorf("%d bytes are on their way to the peer that does not read, %d sends failed, want up to two messages and none", got.Flying, got.SendsFailed)
 		}
-		time.Sleep(5 * time.Minute)
-		if got := seeder.Stat(); got.SendsFailed == 0 {
-			s.Error("after five minutes no message to it has failed")
+		// A message of 1 MiB has 10 s, and 10 s for its size; it is not tried again
+		// at once.
+		time.Sleep(19 * time.Second)
+		if got := seeder.Stat(); got.SendsFailed != 0 {
+			s.Errorf("%d messages have failed after 19 s, want none yet", got.SendsFailed)
 		}
+		time.Sleep(2 * time.Second)
+		if got := seeder.Stat(); got.SendsFailed == 0 {
+			s.Error("after 21 s no message has failed")
+		}
+		time.Sleep(5 * time.Minute)
 		resume()
 		got := make(map[wire.Address]bool)
 		for len(got) < len(list) {
