@@ -60,8 +60,8 @@ type Config struct {
 
 	// SearchDelay is how long connected peers are given to announce a block
 	// before the Router is asked as well. Default 1 s; negative: at once. The
-	// Router is not asked as long as a peer that was asked for the block itself
-	// may still send it.
+	// Router is not asked while a peer that has shown in the session that it has
+	// such blocks may still send it.
 	SearchDelay time.Duration
 	// SearchPeers is how many providers one search may bring. Default 10.
 	SearchPeers int
@@ -75,7 +75,7 @@ type Config struct {
 
 const (
 	minFrame = 64 << 10
-	maxFrame = 100 << 20 // BLOCKEXC 2.4: what the reference reads at most
+	maxFrame = 100 << 20 // protocol note 1: what the reference reads at most
 )
 
 // check fills in defaults and reports everything wrong at once.

@@ -183,7 +183,7 @@ func ExampleExchange_GetLeaves() {
 	const offset, length = 300_000, 18
 	first, count := m.BlockRange(offset, length)
 	fmt.Printf("%s: block %d of %d\n", m.Filename, first, m.BlockCount())
-	got, err := bob.exchange.GetLeaves(ctx, m.TreeCid, wire.Range{First: first, Count: count})
+	got, err := bob.exchange.GetLeaves(ctx, exchange.Tree{Root: m.TreeCid, Leaves: m.BlockCount()}, wire.Range{First: first, Count: count})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -123,8 +123,8 @@ func (e *Exchange) GetBlocks(ctx context.Context, keys []cid.Cid) (<-chan blocks
 }
 
 // GetLeaves fetches blocks of a dataset; see LeafFetcher.
-func (e *Exchange) GetLeaves(ctx context.Context, root cid.Cid, indices ...wire.Range) (<-chan LeafBlock, error) {
-	return e.getLeaves(ctx, 0, root, indices)
+func (e *Exchange) GetLeaves(ctx context.Context, tree Tree, indices ...wire.Range) (<-chan LeafBlock, error) {
+	return e.getLeaves(ctx, 0, tree, indices)
 }
 
 // NewSession begins a session, which ends with ctx: requests made through it
@@ -233,10 +233,10 @@ func (s *Session) GetBlocks(ctx context.Context, keys []cid.Cid) (<-chan blocks.
 }
 
 // GetLeaves fetches blocks of a dataset; see LeafFetcher.
-func (s *Session) GetLeaves(ctx context.Context, root cid.Cid, indices ...wire.Range) (<-chan LeafBlock, error) {
+func (s *Session) GetLeaves(ctx context.Context, tree Tree, indices ...wire.Range) (<-chan LeafBlock, error) {
 	ctx, stop := both(ctx, s.ctx)
 	defer s.begun()
-	return s.exchange.getLeaves(ctx, s.id, root, indices, stop)
+	return s.exchange.getLeaves(ctx, s.id, tree, indices, stop)
 }
 
 // both returns a context that ends with either, and a function that lets go of

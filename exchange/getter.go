@@ -178,11 +178,15 @@ func checkTree(op string, root cid.Cid) error {
 }
 
 // checkIndices refuses indices that no tree has.
-func checkIndices(op string, root cid.Cid, indices []wire.Range) error {
+func checkIndices(op string, tree Tree, indices []wire.Range) error {
+	end := uint64(merkle.MaxLeaves)
+	if tree.Leaves > 0 {
+		end = min(end, tree.Leaves)
+	}
 	for _, r := range indices {
-		if r.Count > 0 && (r.First >= merkle.MaxLeaves || r.Count > merkle.MaxLeaves-r.First) {
-			return errs.E(errs.Invalid, errs.Caller, op, wire.CidString(root),
-				fmt.Errorf("range is %d indices from %d, want them less than %d", r.Count, r.First, uint64(merkle.MaxLeaves)))
+		if r.Count > 0 && (r.First >= end || r.Count > end-r.First) {
+			return errs.E(errs.Invalid, errs.Caller, op, wire.CidString(tree.Root),
+				fmt.Errorf("range is %d indices from %d, want them less than %d", r.Count, r.First, end))
 		}
 	}
 	return nil
@@ -203,16 +207,17 @@ func (e *Exchange) getBlocks(ctx context.Context, session engine.SessionID, keys
 	return pump(ctx, e, session, "get blocks", wants, func(a arrival) blocks.Block { return a.block }, done)
 }
 
-func (e *Exchange) getLeaves(ctx context.Context, session engine.SessionID, root cid.Cid, indices []wire.Range, done ...func()) (<-chan LeafBlock, error) {
+func (e *Exchange) getLeaves(ctx context.Context, session engine.SessionID, tree Tree, indices []wire.Range, done ...func()) (<-chan LeafBlock, error) {
 	const op = "get leaves"
-	if err := checkTree(op, root); err != nil {
+	if err := checkTree(op, tree.Root); err != nil {
 		return nil, err
 	}
-	if err := checkIndices(op, root, indices); err != nil {
+	if err := checkIndices(op, tree, indices); err != nil {
 		return nil, err
 	}
 	var wants []wire.Want
-	if want := wire.WantLeaves(root, indices...); want.Len() > 0 {
+	if want := wire.WantLeaves(tree.Root, indices...); want.Len() > 0 {
+		want.Leaves = tree.Leaves
 		wants = []wire.Want{want}
 	}
 	return pump(ctx, e, session, op, wants, func(a arrival) LeafBlock {

@@ -43,7 +43,7 @@ func TestFalseLeaves(t *testing.T) {
 			play(t, func(s *stage) {
 				n, liar, honest := s.node("node"), s.player("liar"), s.node("honest")
 				s.meet(n, liar)
-				ch, err := n.GetLeaves(s.Context(), d.root, wire.Range{First: i, Count: 1})
+				ch, err := n.GetLeaves(s.Context(), exchange.Tree{Root: d.root}, wire.Range{First: i, Count: 1})
 				if err != nil {
 					s.Fatal(err)
 				}
@@ -150,7 +150,7 @@ func TestBlocksNobodyAskedFor(t *testing.T) {
 	play(t, func(s *stage) {
 		n, pusher := s.node("node"), s.player("pusher")
 		s.meet(n, pusher)
-		ch, err := n.GetLeaves(s.Context(), d.root, wire.Range{Count: 2})
+		ch, err := n.GetLeaves(s.Context(), exchange.Tree{Root: d.root}, wire.Range{Count: 2})
 		if err != nil {
 			s.Fatal(err)
 		}

@@ -124,7 +124,7 @@ func TestLeavesByRange(t *testing.T) {
 					s.Fatal(err)
 				}
 				first, count := m.BlockRange(50*leafSize, 100*leafSize)
-				ch, err := f.GetLeaves(s.Context(), m.TreeCid, wire.Range{First: first, Count: count}, wire.Range{First: 140, Count: 20}, wire.Range{First: 299, Count: 1})
+				ch, err := f.GetLeaves(s.Context(), exchange.Tree{Root: m.TreeCid}, wire.Range{First: first, Count: count}, wire.Range{First: 140, Count: 20}, wire.Range{First: 299, Count: 1})
 				if err != nil {
 					s.Fatal(err)
 				}
@@ -145,7 +145,7 @@ func TestNewLeavesReachWhoWaits(t *testing.T) {
 	play(t, func(s *stage) {
 		seeder, n := s.node("seeder"), s.node("node")
 		s.meet(seeder, n)
-		ch, err := n.GetLeaves(s.Context(), d.root, wire.Range{Count: 40})
+		ch, err := n.GetLeaves(s.Context(), exchange.Tree{Root: d.root}, wire.Range{Count: 40})
 		if err != nil {
 			s.Fatal(err)
 		}
@@ -172,7 +172,7 @@ func TestLeavesNeedRecords(t *testing.T) {
 		without.has(d.blocks...)
 		n, with := s.node("node"), s.node("with")
 		s.meet(without, n)
-		ch, err := n.GetLeaves(s.Context(), d.root, wire.Range{Count: 10})
+		ch, err := n.GetLeaves(s.Context(), exchange.Tree{Root: d.root}, wire.Range{Count: 10})
 		if err != nil {
 			s.Fatal(err)
 		}
@@ -212,7 +212,7 @@ func TestTheEmptyBlockIsALeaf(t *testing.T) {
 		seeder, n := s.node("seeder"), s.node("node")
 		s.meet(seeder, n)
 		seeder.hasLeaves(d, wire.Range{Count: 3})
-		ch, err := n.GetLeaves(s.Context(), d.root, wire.Range{Count: 3})
+		ch, err := n.GetLeaves(s.Context(), exchange.Tree{Root: d.root}, wire.Range{Count: 3})
 		if err != nil {
 			s.Fatal(err)
 		}
@@ -229,11 +229,11 @@ func TestCancelledLeavesLeaveOthers(t *testing.T) {
 		seeder, n := s.node("seeder"), s.node("node")
 		s.meet(seeder, n)
 		ctx, cancel := context.WithCancel(s.Context())
-		first, err := n.GetLeaves(ctx, d.root, wire.Range{Count: 15})
+		first, err := n.GetLeaves(ctx, exchange.Tree{Root: d.root}, wire.Range{Count: 15})
 		if err != nil {
 			s.Fatal(err)
 		}
-		second, err := n.GetLeaves(s.Context(), d.root, wire.Range{First: 5, Count: 15})
+		second, err := n.GetLeaves(s.Context(), exchange.Tree{Root: d.root}, wire.Range{First: 5, Count: 15})
 		if err != nil {
 			s.Fatal(err)
 		}

@@ -33,7 +33,7 @@ func TestCloseEndsEverythingThatWaits(t *testing.T) {
 			s.Fatal(err)
 		}
 		tree := codex.TreeCid([32]byte{1})
-		leaves, err := session.(exchange.LeafFetcher).GetLeaves(s.Context(), tree, wire.Range{Count: 10})
+		leaves, err := session.(exchange.LeafFetcher).GetLeaves(s.Context(), exchange.Tree{Root: tree}, wire.Range{Count: 10})
 		if err != nil {
 			s.Fatal(err)
 		}
@@ -67,7 +67,7 @@ func TestCloseEndsEverythingThatWaits(t *testing.T) {
 		if _, err := n.GetBlocks(s.Context(), nil); !errors.Is(err, errs.Closed) {
 			s.Errorf("GetBlocks of nothing after Close: %v, want %v", err, errs.Closed)
 		}
-		if _, err := n.GetLeaves(s.Context(), tree, wire.Range{Count: 1}); !errors.Is(err, errs.Closed) {
+		if _, err := n.GetLeaves(s.Context(), exchange.Tree{Root: tree}, wire.Range{Count: 1}); !errors.Is(err, errs.Closed) {
 			s.Errorf("GetLeaves after Close: %v, want %v", err, errs.Closed)
 		}
 		if err := n.NotifyNewBlocks(s.Context(), b...); err != nil {
@@ -186,7 +186,7 @@ func TestErrorsSayWhatAndWhoseFault(t *testing.T) {
 		get := func(c cid.Cid) error { _, err := n.GetBlock(s.Context(), c); return err }
 		many := func(c ...cid.Cid) error { _, err := n.GetBlocks(s.Context(), c); return err }
 		leaf := func(root cid.Cid, r ...wire.Range) error {
-			_, err := n.GetLeaves(s.Context(), root, r...)
+			_, err := n.GetLeaves(s.Context(), exchange.Tree{Root: root}, r...)
 			return err
 		}
 		cause := errors.New("the user went home")

@@ -107,7 +107,7 @@ func (k *link) write() {
 }
 
 // deliver writes one message, on a new stream if the one there is has broken. A
-// peer may close a stream at any time and go on with another (BLOCKEXC 1.7, 3.6).
+// peer may close a stream at any time and go on with another (protocol note 3).
 func (k *link) deliver(out *outgoing) bool {
 	if out.message.Empty() {
 		return true // all of its blocks were gone
@@ -161,7 +161,7 @@ func (k *link) put(out *outgoing) error {
 }
 
 // open opens the outbound stream and has it read, for a peer may answer on it as
-// well as on a stream of its own (BLOCKEXC 3.4).
+// well as on a stream of its own (protocol note 2).
 func (k *link) open() error {
 	ctx, cancel := context.WithTimeout(k.ctx, openWithin)
 	defer cancel()

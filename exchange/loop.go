@@ -208,6 +208,8 @@ func (l *loop) do(a engine.Action, in input) {
 		if k := l.links[a.Peer]; k != nil {
 			k.order(a)
 		}
+	case engine.Value:
+		l.exchange.cfg.Network.Tag(a.Peer, a.Value)
 	case engine.Search:
 		l.searches = append(l.searches, a.Key)
 	}

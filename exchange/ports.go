@@ -45,7 +45,8 @@ type Network interface {
 	Latency(p peer.ID) time.Duration
 
 	// Tag sets how much the exchange values its connection to a peer, from 0
-	// (not at all) to 100; the host may prefer to keep valued connections.
+	// (not at all) to 100; the host may prefer to keep valued connections. It
+	// returns at once.
 	Tag(p peer.ID, value int)
 }
 
@@ -114,15 +115,23 @@ type LeafBlock struct {
 	Proof []byte // encoded, as package merkle does
 }
 
+// A Tree is the Merkle tree of a dataset, as its manifest names it.
+type Tree struct {
+	Root cid.Cid
+	// Leaves is the number of blocks, 0 if it is not known. A proof states it
+	// too, and the root alone does not tell; if it is given, it is compared.
+	Leaves uint64
+}
+
 // A LeafFetcher is implemented by exchanges that can fetch the blocks of a
 // dataset by tree and index. Find it by type assertion on an exchange or a
 // session.
 type LeafFetcher interface {
-	// GetLeaves fetches the blocks of the tree root in the given ranges. The
+	// GetLeaves fetches the blocks of a tree in the given ranges. The
 	// channel is closed when every block has come, or ctx ends, or the
 	// exchange closes. Blocks come in any order, each once. The caller stores
 	// block and leaf record, and then calls NotifyNewLeaves.
-	GetLeaves(ctx context.Context, root cid.Cid, indices ...wire.Range) (<-chan LeafBlock, error)
+	GetLeaves(ctx context.Context, tree Tree, indices ...wire.Range) (<-chan LeafBlock, error)
 }
 
 // A LeafExchange fetches and serves leaves beside blocks.

@@ -41,7 +41,7 @@ func (h handler) HandleStream(s Stream) { h.read(h.ctx, s) }
 // read takes messages off a stream until it ends, a message cannot be read, or
 // ctx ends. Blocks are checked here, on the goroutine of the stream. The stream
 // is then reset whatever the reason: a peer that has closed its end reads no more,
-// and what is written to it would hold up its connection (BLOCKEXC 3.7).
+// and what is written to it would hold up its connection (protocol note 4).
 func (e *Exchange) read(ctx context.Context, s Stream) {
 	defer func() { _ = s.Reset() }() // there is nobody left to tell
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
@@ -94,7 +94,7 @@ func (e *Exchange) readFailed(ctx context.Context, p peer.ID, err error) {
 }
 
 // take hands the sections of a message to the loop, in the order in which the
-// reference handles them (BLOCKEXC 3.10). It is false if the exchange has closed.
+// reference handles them (protocol note 5). It is false if the exchange has closed.
 func (e *Exchange) take(p peer.ID, m *wire.Message) bool {
 	for _, r := range m.Rejected {
 		e.meter.rejected.Add(1)
@@ -127,11 +127,12 @@ func (e *Exchange) verify(p peer.ID, m *wire.Message) (in input, any bool) {
 	ev := engine.BlocksIn{Peer: p}
 	for i, d := range m.Deliveries {
 		b := engine.Block{Address: d.Address, Size: len(d.Data)}
-		if !e.view.wanted(d.Address) {
+		leaves, wanted := e.view.wanted(d.Address)
+		if !wanted {
 			ev.Unwanted = append(ev.Unwanted, b)
 			continue
 		}
-		a, err := check(d)
+		a, err := check(d, leaves)
 		if err != nil {
 			e.cfg.Logger.Warn("block refused", "peer", p, "address", d.Address, "err", err)
 			ev.Bad = append(ev.Bad, d.Address)
@@ -155,13 +156,13 @@ func (e *Exchange) verify(p peer.ID, m *wire.Message) (in input, any bool) {
 
 // check verifies a block against the address it was delivered for. A block asked
 // for by CID hashes to that CID; a leaf hashes to the CID it came with, and its
-// proof leads from there to the tree (BLOCKEXC 8; unlike the reference we insist
-// on the root).
-func check(d wire.Delivery) (arrival, error) {
+// proof leads from there to the tree, which has that many leaves if that is known
+// (protocol note 8; unlike the reference we insist on the root).
+func check(d wire.Delivery, leaves uint64) (arrival, error) {
 	c := d.Address.Root
 	if d.Address.Leaf {
 		c = d.Cid
-		if err := merkle.VerifyLeaf(d.Proof, d.Address.Root, d.Address.Index, c, 0); err != nil {
+		if err := merkle.VerifyLeaf(d.Proof, d.Address.Root, d.Address.Index, c, leaves); err != nil {
 			return arrival{}, err
 		}
 	}

@@ -77,8 +77,8 @@ func TestWhenTheRouterIsAsked(t *testing.T) {
 		after time.Duration
 	}{
 		"nobody is connected":           {after: 0},
-		"a peer says nothing":           {peer: true, after: 5 * time.Second}, // it was asked for the block
-		"a peer says nothing, no delay": {delay: -1, peer: true, after: 5 * time.Second},
+		"a peer says nothing":           {peer: true, after: time.Second},
+		"a peer says nothing, no delay": {delay: -1, peer: true, after: 0},
 		"a peer does not have it":       {peer: true, says: dontHave, after: 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -293,7 +293,7 @@ func TestTheTreeOfALeafIsSearched(t *testing.T) {
 		seeder := s.node("seeder")
 		seeder.hasLeaves(d, wire.Range{Count: 4})
 		router.Provide(d.root, info("seeder"))
-		ch, err := n.GetLeaves(s.Context(), d.root, wire.Range{Count: 4})
+		ch, err := n.GetLeaves(s.Context(), exchange.Tree{Root: d.root}, wire.Range{Count: 4})
 		if err != nil {
 			s.Fatal(err)
 		}

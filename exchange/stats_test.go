@@ -56,7 +56,7 @@ func TestCountsOfATransfer(t *testing.T) {
 			s.Fatal(err)
 		}
 		leaf := wire.Leaf(makeDataset(t, 1).root, 5)
-		leaves, err := n.GetLeaves(s.Context(), leaf.Root, wire.Range{First: 5, Count: 1})
+		leaves, err := n.GetLeaves(s.Context(), exchange.Tree{Root: leaf.Root}, wire.Range{First: 5, Count: 1})
 		if err != nil {
 			s.Fatal(err)
 		}

@@ -127,12 +127,12 @@ func TestHashesFastAsSlow(t *testing.T) {
 
 func TestCheckErrorsReadWell(t *testing.T) {
 	want := cidOf(t, []byte("right"), mh.SHA2_256, -1)
-	_, err := check(wire.Delivery{Address: wire.Block(want), Cid: want, Data: []byte("wrong")})
+	_, err := check(wire.Delivery{Address: wire.Block(want), Cid: want, Data: []byte("wrong")}, 0)
 	const text = "verify block: block does not match its cid: 5 bytes hash to 8810ad581e59f2bc3928b261707a71308f7e139eb04820366dc4d5c18d980225, want "
 	if err == nil || !strings.HasPrefix(err.Error(), text) {
 		t.Errorf("got %q, want %q…", err, text)
 	}
-	_, err = check(wire.Delivery{Address: wire.Leaf(codex.TreeCid([32]byte{}), 0), Cid: want, Data: []byte("right")})
+	_, err = check(wire.Delivery{Address: wire.Leaf(codex.TreeCid([32]byte{}), 0), Cid: want, Data: []byte("right")}, 0)
 	if !errors.Is(err, errs.BadProof) {
 		t.Errorf("a leaf without proof: %v, want kind %v", err, errs.BadProof)
 	}
@@ -253,7 +253,7 @@ func TestView(t *testing.T) {
 		t.Helper()
 		got := ""
 		for _, a := range []wire.Address{wire.Block(c), wire.Leaf(c, 0), wire.Block(tree), wire.Leaf(tree, 4), wire.Leaf(tree, 5), wire.Leaf(tree, 13), wire.Leaf(tree, 21), wire.Leaf(tree, 22)} {
-			if v.wanted(a) {
+			if _, ok := v.wanted(a); ok {
 				got += "x"
 			} else {
 				got += "."
@@ -387,4 +387,50 @@ func (r *loopReader) Read(p []byte) (int, error) {
 	n := copy(p, r.b[r.pos:])
 	r.pos += n
 	return n, nil
+}
+
+// A root does not say how many leaves its tree has. A proof may claim another
+// number of the same depth and verify; where the number is known, it is compared.
+func TestTheNumberOfLeavesIsCompared(t *testing.T) {
+	var b merkle.Builder
+	var list []blocks.Block
+	for i := range 5 {
+		blk := codex.NewBlock([]byte{byte(i)})
+		digest, err := codex.Digest(blk.Cid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Add(digest)
+		list = append(list, blk)
+	}
+	tree, err := b.Tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof, err := tree.Proof(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof.Leaves = 6 // as deep as 5
+	d := wire.Delivery{Address: wire.Leaf(tree.Cid(), 0), Cid: list[0].Cid(), Data: list[0].RawData(), Proof: proof.Marshal()}
+	if _, err := check(d, 0); err != nil {
+		t.Errorf("the number is not known: %v", err)
+	}
+	if _, err := check(d, 5); !errors.Is(err, errs.BadProof) {
+		t.Errorf("the tree has 5 leaves, the proof says 6: got %v, want kind %v", err, errs.BadProof)
+	}
+
+	v := newView()
+	some := wire.WantLeaves(tree.Cid(), wire.Range{Count: 3})
+	all := wire.WantLeaves(tree.Cid(), wire.Range{Count: 5})
+	all.Leaves = 5
+	v.add([]wire.Want{some})
+	v.add([]wire.Want{all})
+	if n, ok := v.wanted(d.Address); !ok || n != 5 {
+		t.Errorf("one of two getters knows of 5 leaves: wanted says %d, %v", n, ok)
+	}
+	v.remove([]wire.Want{all})
+	if n, ok := v.wanted(d.Address); !ok || n != 0 {
+		t.Errorf("the one that knew has gone: wanted says %d, %v", n, ok)
+	}
 }

@@ -73,7 +73,7 @@ func (v *view) remove(wants []wire.Want) {
 		r := s.roots[key]
 		if !w.Leaf {
 			r.blocks--
-		} else if i := slices.IndexFunc(r.leaves, func(x wire.Want) bool { return slices.Equal(x.Indices, w.Indices) }); i >= 0 {
+		} else if i := slices.IndexFunc(r.leaves, func(x wire.Want) bool { return x.Leaves == w.Leaves && slices.Equal(x.Indices, w.Indices) }); i >= 0 {
 			r.leaves = slices.Delete(r.leaves, i, i+1)
 		}
 		if r.blocks == 0 && len(r.leaves) == 0 {
@@ -83,19 +83,25 @@ func (v *view) remove(wants []wire.Want) {
 	}
 }
 
-// wanted reports whether some getter has asked for the address.
-func (v *view) wanted(a wire.Address) bool {
+// wanted reports whether some getter has asked for the address, and the number of
+// leaves of its tree, if one of those that have knows it.
+func (v *view) wanted(a wire.Address) (leaves uint64, wanted bool) {
 	s := v.shard(a.Root.KeyString())
 	s.RLock()
 	defer s.RUnlock()
 	r := s.roots[a.Root.KeyString()]
 	if r == nil {
-		return false
+		return 0, false
 	}
 	if !a.Leaf {
-		return r.blocks > 0
+		return 0, r.blocks > 0
 	}
-	return slices.ContainsFunc(r.leaves, func(w wire.Want) bool { return w.Contains(a) })
+	for _, w := range r.leaves {
+		if w.Contains(a) {
+			leaves, wanted = max(leaves, w.Leaves), true
+		}
+	}
+	return leaves, wanted
 }
 
 // intern returns the CID with these bytes if it is wanted, so that it need not

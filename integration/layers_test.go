@@ -58,7 +58,7 @@ var rules = []rule{
 // except is every package of the project but those named.
 func except(allowed ...string) []string { return []string{"!" + strings.Join(allowed, " !")} }
 
-// The layers of DESIGN hold: no package imports what lies above it.
+// No package imports what lies above it: the table of docs/architecture.md, as rules.
 func TestLayers(t *testing.T) {
 	for _, p := range list(t) {
 		path := strings.TrimPrefix(p.ImportPath, module+"/")

@@ -103,7 +103,7 @@ func (n *node) addDataset(data []byte, blockSize int) *manifest.Dataset {
 // fetchDataset fetches leaves, stores them as a downloader does, and returns the
 // bytes in order.
 func (n *node) fetchDataset(ctx context.Context, root cid.Cid, count uint64) ([]byte, error) {
-	out, err := n.ex.GetLeaves(ctx, root, exchangeRange(count))
+	out, err := n.ex.GetLeaves(ctx, exchange.Tree{Root: root, Leaves: count}, exchangeRange(count))
 	if err != nil {
 		return nil, err
 	}

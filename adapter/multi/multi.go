@@ -143,10 +143,10 @@ func (x *multiLeaf) NotifyNewLeaves(ctx context.Context, root cid.Cid, indices .
 }
 
 // GetLeaves asks the first exchange that has leaves and takes the request.
-func (x *multiLeaf) GetLeaves(ctx context.Context, root cid.Cid, indices ...wire.Range) (<-chan exchange.LeafBlock, error) {
+func (x *multiLeaf) GetLeaves(ctx context.Context, tree exchange.Tree, indices ...wire.Range) (<-chan exchange.LeafBlock, error) {
 	var all []error
 	for _, l := range x.leaves {
-		ch, err := l.GetLeaves(ctx, root, indices...)
+		ch, err := l.GetLeaves(ctx, tree, indices...)
 		if err == nil {
 			return ch, nil
 		}
@@ -206,7 +206,7 @@ type leafSession struct{ *session }
 var _ exchange.LeafFetcher = (*leafSession)(nil)
 
 // GetLeaves asks the first exchange that has leaves and takes the request.
-func (s *leafSession) GetLeaves(ctx context.Context, root cid.Cid, indices ...wire.Range) (<-chan exchange.LeafBlock, error) {
+func (s *leafSession) GetLeaves(ctx context.Context, tree exchange.Tree, indices ...wire.Range) (<-chan exchange.LeafBlock, error) {
 	var all []error
 	for i, m := range s.x.members {
 		l, ok := m.(exchange.LeafFetcher)
@@ -216,7 +216,7 @@ func (s *leafSession) GetLeaves(ctx context.Context, root cid.Cid, indices ...wi
 		if in, ok := s.fetcher(i).(exchange.LeafFetcher); ok {
 			l = in
 		}
-		ch, err := l.GetLeaves(ctx, root, indices...)
+		ch, err := l.GetLeaves(ctx, tree, indices...)
 		if err == nil {
 			return ch, nil
 		}

@@ -340,7 +340,7 @@ type leafPlayer struct {
 
 func (p *leafPlayer) NewSession(context.Context) boxo.Fetcher { return p }
 
-func (p *leafPlayer) GetLeaves(context.Context, cid.Cid, ...wire.Range) (<-chan exchange.LeafBlock, error) {
+func (p *leafPlayer) GetLeaves(context.Context, exchange.Tree, ...wire.Range) (<-chan exchange.LeafBlock, error) {
 	ch := make(chan exchange.LeafBlock)
 	close(ch)
 	return ch, p.gives
@@ -367,7 +367,7 @@ func TestLeavesAreThereIfAMemberHasThem(t *testing.T) {
 		t.Fatal("its session has none")
 	}
 	for name, f := range map[string]exchange.LeafFetcher{"exchange": x, "session": s} {
-		ch, err := f.GetLeaves(t.Context(), keys[0], wire.Range{Count: 1})
+		ch, err := f.GetLeaves(t.Context(), exchange.Tree{Root: keys[0]}, wire.Range{Count: 1})
 		if err != nil {
 			t.Fatalf("leaves of the %s: %v, want those of the one that is able", name, err)
 		}

@@ -15,7 +15,7 @@ const (
 
 // presences takes in what a peer says it has. Words about what is not wanted
 // are not kept, so that what is recorded of a peer is always a part of what we
-// want (BLOCKEXC 9.5).
+// want (protocol note 7).
 func (e *Engine) presences(p *peerCtx, list []wire.Presence) {
 	for _, pr := range list {
 		w := e.wants[pr.Address]
@@ -159,6 +159,7 @@ func (e *Engine) blocks(p *peerCtx, ev BlocksIn) {
 	for _, a := range ev.Bad {
 		e.badIn(p, a)
 	}
+	e.appraise(p)
 }
 
 func (e *Engine) received(p *peerCtx, b Block) {

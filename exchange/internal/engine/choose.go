@@ -12,6 +12,7 @@ const (
 // be asked for it, now or when it has room, and else among the seeking. Peers
 // whose answer would help are told want-have.
 func (e *Engine) place(w *want) {
+	e.adopt(w)
 	g := w.owner()
 	s := g.session
 	switch {
@@ -178,6 +179,8 @@ func (e *Engine) schedule() {
 		if w != nil {
 			e.ask(w, p)
 			idle = 0
+		} else if g.full(e) && e.handOver(g) {
+			idle = 0
 		} else {
 			idle++
 		}
@@ -284,7 +287,7 @@ func comparePrice(a, b *link) int {
 // ask sends want-block for a ready want to a peer. A peer that is not known to
 // have the block and has not yet shown that it usually does is told want-have
 // in front of it: the reference answers that one, and never says that it lacks
-// a block it was asked for (BLOCKEXC 12, S2).
+// a block it was asked for (protocol note 10).
 func (e *Engine) ask(w *want, p *peerCtx) {
 	g := w.owner()
 	e.rest(w)
@@ -296,6 +299,7 @@ func (e *Engine) ask(w *want, p *peerCtx) {
 			m.guesses++
 			if !m.proven() {
 				e.tellHave(w, p)
+				e.lookOut(g.session)
 			}
 		}
 	}

@@ -173,6 +173,11 @@ type (
 	}
 	// Finish says that a getter has been given everything it asked for.
 	Finish struct{ Getter GetterID }
+	// Value says how much the connection to a peer is worth now, 0 to 100.
+	Value struct {
+		Peer  peer.ID
+		Value int
+	}
 	// Search looks for providers of a CID and connects to them. A Found follows
 	// for each, and a Searched at the end.
 	Search struct{ Key cid.Cid }
@@ -183,4 +188,5 @@ func (SendBlocks) action() {}
 func (Lookup) action()     {}
 func (Deliver) action()    {}
 func (Finish) action()     {}
+func (Value) action()      {}
 func (Search) action()     {}

@@ -152,7 +152,7 @@ func (x *ask) move(to askState) {
 
 // wantlist takes in what a peer asks of us. A full list does not replace what it
 // asked before: the reference leaves out of its full lists what it already asked
-// for (BLOCKEXC 12, S1).
+// for (protocol note 9).
 func (e *Engine) wantlist(p *peerCtx, list wire.WantList) {
 	p.stats.WantsReceived += uint64(len(list.Entries))
 	if !e.cfg.Serve {

@@ -7,7 +7,7 @@ import (
 )
 
 // listEntries is how many entries, and how many presences, one message has at
-// most: what the reference sends (BLOCKEXC 14).
+// most: what the reference sends (protocol note 13).
 const listEntries = 1024
 
 // maxPresences is how many presences wait for a peer, at most.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math/bits"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -9,10 +10,10 @@ import (
 )
 
 const (
-	defaultSize = 64 << 10 // bytes a block is taken to measure before one has come (BLOCKEXC 14)
+	defaultSize = 64 << 10 // bytes a block is taken to measure before one has come (protocol note 13)
 
 	firstWindow = 32      // wants asked of a peer before it has delivered
-	maxWindow   = 1024    // wants asked of a peer at a time, at most (BLOCKEXC 14)
+	maxWindow   = 1024    // wants asked of a peer at a time, at most (protocol note 13)
 	minLoad     = 4 << 20 // bytes asked of a peer at a time, at least, once its window is open
 
 	firstPatience = 5 * time.Second // before anything is known of a peer (boxo's default)
@@ -81,6 +82,7 @@ type peerCtx struct {
 	paused  bool          // nothing is sent to it until its timer
 	timer   timer
 	account []byte
+	value   int // as of the last Value
 
 	// Sending lists.
 	outbox    []outEntry
@@ -249,4 +251,15 @@ func (r *recent) add(a wire.Address) {
 func (r *recent) has(a wire.Address) bool {
 	_, ok := r.set[a]
 	return ok
+}
+
+// appraise says so when the connection to a peer has become worth more: with each
+// doubling of the blocks that went either way and were of use, up to 100.
+func (e *Engine) appraise(p *peerCtx) {
+	useful := p.stats.BlocksReceived + p.stats.BlocksSent - p.stats.Duplicates - p.stats.Unrequested
+	v := min(100, 8*bits.Len64(useful))
+	if v > p.value {
+		p.value = v
+		e.act(Value{Peer: p.id, Value: v})
+	}
 }

@@ -22,6 +22,7 @@ func TestPurity(t *testing.T) {
 		"slices":                                "work on memory alone",
 		"time":                                  "moments and durations, not the clock",
 		"github.com/ipfs/go-cid":                "names of blocks",
+		"math/bits":                             "arithmetic",
 		"github.com/libp2p/go-libp2p/core/peer": "names of peers",
 		"github.com/codexchange/codexchange/exchange/wire": "addresses, lists, presences",
 	}

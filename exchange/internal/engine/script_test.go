@@ -136,6 +136,7 @@ type player struct {
 	said    []line       // entries not looked at yet
 	fulls   int          // full lists among them
 	told    []line       // presences not looked at yet
+	value   int
 	prices  map[wire.Address]wire.Price
 	served  []wire.Address // blocks not looked at yet
 	loads   [][]Block      // the same, message by message
@@ -250,6 +251,10 @@ func (s *script) act(a Action) (answers []Event) {
 	case Finish:
 		s.note("  finish %d", a.Getter)
 		s.done[a.Getter] = true
+	case Value:
+		p := s.players[a.Peer]
+		s.note("  value of %s: %d", who(p.id), a.Value)
+		p.value = a.Value
 	case Search:
 		s.note("  search %s", nameOf[a.Key])
 		s.searched = append(s.searched, a.Key)

@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	firstRefresh = time.Second      // as the reference (BLOCKEXC 11, R9)
+	firstRefresh = time.Second      // as the reference (protocol note 12)
 	maxRefresh   = 36 * time.Second // the same
-	firstSearch  = 3 * time.Second  // least time between two searches of a session (BLOCKEXC 14)
+	firstSearch  = 3 * time.Second  // least time between two searches of a session (protocol note 13)
 	maxSearch    = time.Minute
 
 	repeated = 16 * listEntries // wants a peer is told at once when it comes, or of a session again
@@ -20,15 +20,41 @@ const (
 // peers are asked again after a while, for they may have the block by then and a
 // reference peer does not remember a want-have, and providers are searched.
 func (e *Engine) seek(s *session) {
-	if s.seeking.len == 1 || !s.timer.set() {
+	if s.seeking.len == 1 {
 		s.refresh = firstRefresh
 		s.refreshAt = e.now.Add(s.refresh)
-		s.searchFrom(e.now.Add(e.cfg.SearchDelay))
-		e.wake(s)
 	}
+	e.lookOut(s)
 	if e.hopeless(s.seeking.tail) {
 		e.hasten(s)
 	}
+}
+
+// lookOut starts the clock of the search for a session that has no proven member to
+// ask: a want is seeking, or is asked of somebody on trial, who may keep silent.
+func (e *Engine) lookOut(s *session) {
+	if s.seeking.len == 0 && !e.cfg.Searches {
+		return
+	}
+	if !s.timer.set() {
+		s.searchFrom(e.now.Add(e.cfg.SearchDelay))
+	}
+	e.wake(s)
+}
+
+// onTrial finds a want that is asked of a member that has not shown anything yet.
+func (s *session) onTrial() *want {
+	for _, m := range s.members {
+		if m.guesses == 0 || m.proven() {
+			continue
+		}
+		for w := m.peer.asked.head; w != nil; w = w.next {
+			if w.guessed == m {
+				return w
+			}
+		}
+	}
+	return nil
 }
 
 // searchFrom sets the next search to at, or to when it may be, if that is later.
@@ -63,7 +89,7 @@ func (e *Engine) hasten(s *session) {
 
 func (e *Engine) wake(s *session) {
 	at := s.refreshAt
-	if e.cfg.Searches && s.searchAt.Before(at) {
+	if e.cfg.Searches && (s.seeking.len == 0 || s.searchAt.Before(at)) {
 		at = s.searchAt
 	}
 	e.timers.start(&s.timer, at)
@@ -71,10 +97,10 @@ func (e *Engine) wake(s *session) {
 
 // due is called when peers should be asked again, or providers be searched.
 func (s *session) due(e *Engine) {
-	if s.seeking.len == 0 {
+	if s.seeking.len == 0 && (!e.cfg.Searches || s.onTrial() == nil) {
 		return
 	}
-	if !e.now.Before(s.refreshAt) {
+	if s.seeking.len > 0 && !e.now.Before(s.refreshAt) {
 		e.again(s)
 		s.refresh = min(2*s.refresh, maxRefresh)
 		s.refreshAt = e.now.Add(s.refresh)
@@ -108,12 +134,16 @@ func (e *Engine) again(s *session) {
 }
 
 // search asks for providers of one seeking want, picked at random so that a want
-// that cannot be found does not stand in the way of the others.
+// that cannot be found does not stand in the way of the others; or, if none is
+// seeking, of one that somebody on trial has not answered.
 func (e *Engine) search(s *session) {
-	n := e.rand.IntN(min(s.seeking.len, listEntries))
 	w := s.seeking.head
-	for ; n > 0; n-- {
-		w = w.next
+	if w == nil {
+		w = s.onTrial()
+	} else {
+		for n := e.rand.IntN(min(s.seeking.len, listEntries)); n > 0; n-- {
+			w = w.next
+		}
 	}
 	if key := w.address.Root; !e.searching[key] {
 		e.searching[key] = true
@@ -231,7 +261,7 @@ func (e *Engine) failed(p *peerCtx) {
 	p.paused = true
 	e.release(p, nothing)
 	// What it was asked for may stand with it still, and then it would not answer
-	// when it is asked anew whether it has it (BLOCKEXC 12, S3).
+	// when it is asked anew whether it has it (protocol note 11).
 	standing := slices.DeleteFunc(p.outbox, func(o outEntry) bool { return o.link != nil })
 	for _, l := range p.links {
 		if l.told == toldBlock {

@@ -8,7 +8,7 @@ import (
 
 const (
 	lookupSize    = 256     // addresses in one Lookup
-	messageBlocks = 20      // blocks in one message, at most (BLOCKEXC 14)
+	messageBlocks = 20      // blocks in one message, at most (protocol note 13)
 	messageBytes  = 1 << 20 // bytes of blocks in one message, unless a block alone is larger
 	messagesAhead = 2       // messages of blocks under way to one peer: one is written while the next is read
 	quantum       = 1 << 20 // bytes a peer may send in one turn
@@ -82,7 +82,7 @@ func (e *Engine) holds(x *ask, size int) {
 
 // lacks answers an ask whose block we do not have. It stands until we do.
 // "Don't have" is said only if it was asked for, and once: the reference takes
-// it for "have" (BLOCKEXC 9.3).
+// it for "have" (protocol note 6).
 func (e *Engine) lacks(x *ask) {
 	if x.dontHave {
 		e.present(x.peer, x.address, wire.DontHave)
@@ -233,4 +233,5 @@ func (e *Engine) landed(p *peerCtx, ev Sent) {
 		}
 	}
 	e.enqueue(p)
+	e.appraise(p)
 }

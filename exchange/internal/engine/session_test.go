@@ -539,3 +539,64 @@ func TestRefresh(t *testing.T) {
 		}
 	}
 }
+
+func TestFullGetterHoldsUpNobody(t *testing.T) {
+	s := start(t, "a caller that does not take its blocks does not hold up others that wait for the same ones, however they come to share them",
+		func(c *Config) { c.BufferedBytes = 10 * blockSize })
+	alice := s.peer("alice")
+	x := many("x", 100)
+	idle := s.get(0, x...)
+	alice.has(x...)
+	deliver := func() {
+		for p := s.e.peers["alice"]; p.asked.len > 0; {
+			alice.delivers(p.asked.head.address)
+		}
+	}
+	early := s.get(0, x[50])
+	deliver()
+	s.gets("it was there when the other became full", early, x[50])
+	s.finished("and has what it wanted", early)
+	late := s.get(0, x[60])
+	deliver()
+	s.gets("it came when the other was full already", late, x[60])
+	s.finished("and has what it wanted", late)
+	s.unfinished("who takes nothing gets no more", idle)
+}
+
+func TestSearchWhileOnTrial(t *testing.T) {
+	s := start(t, "a peer that is asked on trial and keeps silent does not put off the search for providers",
+		func(c *Config) { c.SearchDelay = time.Second })
+	alice := s.peer("alice")
+	s.get(0, A)
+	alice.wants("the only peer is asked on trial", probe(A))
+	s.advance(999 * time.Millisecond)
+	s.searches("she is given some time")
+	s.advance(time.Millisecond)
+	s.searches("then providers are searched, though she may still answer", A.Root)
+	alice.delivers(A)
+	s.step(Searched{Key: A.Root})
+	s.advance(time.Minute)
+	s.searches("nobody waits any more")
+}
+
+func TestValueOfConnections(t *testing.T) {
+	s := start(t, "the more blocks went between us and a peer, the more its connection is worth; pushes count for nothing")
+	alice := s.peer("alice")
+	if alice.value != 0 {
+		s.fail("a new connection is worth %d, want 0", alice.value)
+	}
+	s.get(0, A)
+	alice.delivers(A)
+	if alice.value != 8 {
+		s.fail("worth %d after one block, want 8", alice.value)
+	}
+	alice.delivers(many("pushed", 40)...)
+	if alice.value != 8 {
+		s.fail("worth %d after 40 blocks that nobody asked for, want 8", alice.value)
+	}
+	s.store(B, C, D)
+	alice.asks(block(B, C, D))
+	if alice.value != 24 {
+		s.fail("worth %d after four blocks, want 24", alice.value)
+	}
+}

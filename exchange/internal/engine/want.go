@@ -100,6 +100,7 @@ type getter struct {
 
 	ready  wantList
 	inTurn bool   // in Engine.turns
+	shares bool   // somebody else waits for one of its wants, or did
 	hungry bool   // in Engine.hungry
 	pass   uint64 // the scheduling pass that tried belongs to
 	tried  *want  // the last of ready that could not be asked in it
@@ -306,8 +307,14 @@ func (e *Engine) fill(g *getter) {
 		}
 		w.getters = append(w.getters, g)
 		g.claim(w)
-		if len(w.getters) == 1 {
+		switch {
+		case len(w.getters) == 1:
 			e.place(w)
+		case w.state != asked && w.owner().full(e):
+			e.rest(w)
+			e.place(w) // which gives it to one that is not full
+		default:
+			w.owner().shares = true
 		}
 	}
 }
@@ -403,8 +410,42 @@ func (e *Engine) drop(id GetterID) {
 		}
 		e.rest(w)
 		w.getters = w.getters[1:]
+		w.owner().shares = true
 		e.place(w)
 	}
+}
+
+// adopt gives a resting want to a getter that is not full, if its owner is: that
+// one caller does not take its blocks must not hold up the others.
+func (e *Engine) adopt(w *want) {
+	if len(w.getters) == 1 || !w.owner().full(e) {
+		return
+	}
+	if i := slices.IndexFunc(w.getters, func(x *getter) bool { return !x.full(e) }); i > 0 {
+		w.getters[0], w.getters[i] = w.getters[i], w.getters[0]
+	}
+	w.owner().shares = true
+}
+
+// handOver does the same for the ready wants of a getter that is full. It reports
+// whether another took any.
+func (e *Engine) handOver(g *getter) (any bool) {
+	if !g.shares {
+		return false
+	}
+	g.shares = false
+	w := g.ready.head
+	for range g.ready.len { // what stays goes to the back
+		next := w.next
+		if len(w.getters) > 1 {
+			e.rest(w)
+			e.place(w)
+			any = any || w.owner() != g
+			g.shares = true
+		}
+		w = next
+	}
+	return any
 }
 
 // rest takes a want out of the list it is in.
