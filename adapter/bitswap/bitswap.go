@@ -127,7 +127,7 @@ func (o *Options) check() error {
 	if o.Patience == 0 {
 		o.Patience = defaultPatience
 	} else if o.Patience < 0 || o.Patience > maxPatience {
-		wrong = append(wrong, fmt.Errorf("Patience is %v, want up to %v", o.Patience, maxPatience))
+		wrong = append(wrong, fmt.Errorf("%s is %v, want up to %v", "Patience", o.Patience, maxPatience))
 	}
 	if wrong != nil {
 		return errs.E(errs.Invalid, errs.Caller, "start bitswap", "", errors.Join(wrong...))
