@@ -26,7 +26,7 @@
 // the peers that had blocks of it before; members that proved themselves are
 // asked without being probed first, in proportion to how often that went well.
 //
-//	want.go     wants, getters and sessions, and their lists
+//	want.go     wants, getters and sessions
 //	peer.go     what is known of a peer, how fast it is, how much to ask of it
 //	choose.go   which peer is asked next for which want
 //	answer.go   presences, blocks, bad blocks, time-outs

@@ -17,7 +17,7 @@ type ask struct {
 	state    askState
 	size     int // bytes of the block, if queued or flying
 
-	prev, next    *ask
+	hook[ask]          // in the list of state, at peer
 	before, other *ask // asks of other peers for the same address
 }
 
@@ -32,36 +32,7 @@ const (
 	askStates
 )
 
-type askList struct {
-	head, tail *ask
-	len        int
-}
-
-func (l *askList) push(a *ask) {
-	a.prev, a.next = l.tail, nil
-	if l.tail == nil {
-		l.head = a
-	} else {
-		l.tail.next = a
-	}
-	l.tail = a
-	l.len++
-}
-
-func (l *askList) remove(a *ask) {
-	if a.prev == nil {
-		l.head = a.next
-	} else {
-		a.prev.next = a.next
-	}
-	if a.next == nil {
-		l.tail = a.prev
-	} else {
-		a.next.prev = a.prev
-	}
-	a.prev, a.next = nil, nil
-	l.len--
-}
+type askList = list[ask, *ask]
 
 // ledger knows who asked for what. An ask is in it, and in the list of its
 // state at its peer, or in neither.

@@ -26,7 +26,7 @@ type want struct {
 	links   []*link   // what passed between the want and peers, in order of first contact
 
 	state      state
-	prev, next *want
+	hook[want] // in the list that state says
 
 	// While asked:
 	peer    *peerCtx
@@ -51,37 +51,7 @@ func (w *want) link(p *peerCtx) *link {
 	return nil
 }
 
-// wantList is a list of wants in the order they came. A want is in at most one.
-type wantList struct {
-	head, tail *want
-	len        int
-}
-
-func (l *wantList) push(w *want) {
-	w.prev, w.next = l.tail, nil
-	if l.tail == nil {
-		l.head = w
-	} else {
-		l.tail.next = w
-	}
-	l.tail = w
-	l.len++
-}
-
-func (l *wantList) remove(w *want) {
-	if w.prev == nil {
-		l.head = w.next
-	} else {
-		w.prev.next = w.next
-	}
-	if w.next == nil {
-		l.tail = w.prev
-	} else {
-		w.next.prev = w.prev
-	}
-	w.prev, w.next = nil, nil
-	l.len--
-}
+type wantList = list[want, *want]
 
 // A getter is one request. It is forgotten when it has all it asked for.
 type getter struct {
