@@ -39,8 +39,9 @@ type Config struct {
 	// but wants.
 	ClientOnly bool
 
-	// MaxFrame is the longest message accepted from a peer. Default 32 MiB;
-	// between 64 KiB and 100 MiB, which is the reference's own limit.
+	// MaxFrame is the longest message accepted from a peer, and what a block and
+	// 16 KiB have to fit into to be served. Default 32 MiB; between 64 KiB and
+	// 100 MiB, which is the reference's own limit.
 	MaxFrame int
 	// WantsPerPeer is how many wants of one peer are kept at a time; beyond it
 	// the oldest that cannot be served give way. Default 16,384, at least 1,024.
@@ -65,6 +66,9 @@ type Config struct {
 	SearchDelay time.Duration
 	// SearchPeers is how many providers one search may bring. Default 10.
 	SearchPeers int
+	// Price is what we say a block of ours costs. Default: nothing. It is only
+	// said: nothing is charged, and peers are served whether they pay or not.
+	Price wire.Price
 	// MaxPrice is the most that a block may cost; dearer announcements are
 	// ignored. Default: any price (the exchange pays nothing by itself).
 	MaxPrice *wire.Price
@@ -125,6 +129,7 @@ func (c *Config) engine() engine.Config {
 		SearchDelay:    max(c.SearchDelay, 0),
 		Searches:       c.Router != nil,
 		Serve:          !c.ClientOnly,
+		Price:          c.Price,
 		MaxPrice:       c.MaxPrice,
 		Seed:           c.Seed,
 	}

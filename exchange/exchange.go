@@ -29,6 +29,7 @@ type Exchange struct {
 	view    *view
 	inbox   chan input
 	stopped chan struct{}   // closed when the loop has ended
+	last    Stat            // as of then
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	detach  func()
@@ -283,9 +284,11 @@ type Stat struct {
 	Flying  int // bytes of blocks on their way out
 }
 
-// Stat returns the counts; all zero after Close.
+// Stat returns the counts; after Close as they were then.
 func (e *Exchange) Stat() (s Stat) {
-	e.inspect(func(g *engine.Engine) { s = Stat(g.Stats()) })
+	if !e.inspect(func(g *engine.Engine) { s = Stat(g.Stats()) }) {
+		return e.last
+	}
 	return s
 }
 

@@ -33,9 +33,8 @@ type getter struct {
 	in chan arrival
 
 	// Owned by loop.
-	wants []wire.Want // in the view until everything has come
-	late  []arrival   // that found no room in in
-	all   bool        // everything has come
+	late []arrival // that found no room in in
+	all  bool      // everything has come
 }
 
 // give passes an arrival on and does not wait.
@@ -83,16 +82,22 @@ func (e *Exchange) newGetter(session engine.SessionID, wants []wire.Want) (*gett
 		n += w.Len()
 	}
 	g := &getter{
-		id:    engine.GetterID(e.nextID.Add(1)),
-		wants: wants,
-		in:    make(chan arrival, min(n, uint64(e.cfg.Window))),
+		id: engine.GetterID(e.nextID.Add(1)),
+		in: make(chan arrival, min(n, uint64(e.cfg.Window))),
 	}
 	return g, engine.Want{Getter: g.id, Session: session, Wants: wants}
 }
 
+// start begins a request. Who started it calls view.remove with its wants when it
+// has ended, if it was started.
 func (e *Exchange) start(session engine.SessionID, wants []wire.Want) (*getter, bool) {
 	g, ev := e.newGetter(session, wants)
-	return g, e.post(input{event: ev, getter: g})
+	e.view.add(wants)
+	if !e.post(input{event: ev, getter: g}) {
+		e.view.remove(wants)
+		return nil, false
+	}
+	return g, true
 }
 
 // again gets a block that came when there was no room for it: from the local
@@ -116,10 +121,12 @@ func (e *Exchange) getBlock(ctx context.Context, session engine.SessionID, c cid
 	if ctx.Err() != nil {
 		return nil, gaveUp(ctx, op, c)
 	}
-	g, ok := e.start(session, []wire.Want{wire.WantCid(c)})
+	wants := []wire.Want{wire.WantCid(c)}
+	g, ok := e.start(session, wants)
 	if !ok {
 		return nil, closed(op, wire.CidString(c))
 	}
+	defer e.view.remove(wants)
 	select {
 	case a := <-g.in:
 		return a.block, nil
@@ -217,12 +224,33 @@ func (e *Exchange) getLeaves(ctx context.Context, session engine.SessionID, tree
 	}
 	var wants []wire.Want
 	if want := wire.WantLeaves(tree.Root, indices...); want.Len() > 0 {
-		want.Leaves = tree.Leaves
 		wants = []wire.Want{want}
 	}
 	return pump(ctx, e, session, op, wants, func(a arrival) LeafBlock {
-		return LeafBlock{Block: a.block, Root: a.address.Root, Index: a.address.Index, Proof: a.proof}
+		return LeafBlock{Block: a.block, Root: a.address.Root, Index: a.address.Index, Proof: proofFor(tree, a)}
 	}, done)
+}
+
+// proofFor gives the proof of a leaf as it belongs into a tree with a known number of
+// leaves. The root does not contain the number, so a proof may state another one
+// of the same depth and lead to the root all the same; the path, which is what
+// is hashed, is that of the true number then. Whoever is served the proof later
+// may compare. If the path does not fit, it is the tree that states a wrong number,
+// and the proof stays as it came.
+func proofFor(tree Tree, a arrival) []byte {
+	if tree.Leaves == 0 {
+		return a.proof
+	}
+	p, err := merkle.DecodeProof(a.proof)
+	if err != nil || p.Leaves == tree.Leaves {
+		return a.proof
+	}
+	p.Leaves = tree.Leaves
+	proof := p.Marshal()
+	if merkle.VerifyLeaf(proof, a.address.Root, a.address.Index, a.block.Cid(), tree.Leaves) != nil {
+		return a.proof
+	}
+	return proof
 }
 
 // pump starts a request, and a goroutine that passes on to the caller what comes
@@ -246,19 +274,22 @@ func pump[T any](ctx context.Context, e *Exchange, session engine.SessionID, op 
 			return out, nil
 		}
 	}
-	g, ok := e.start(session, wants)
-	ok = ok && e.goes(func() {
+	g, started := e.start(session, wants)
+	if started && e.goes(func() {
 		defer finish()
 		defer close(out)
+		defer e.view.remove(wants)
 		if !forward(ctx, e, g, out, as) {
 			e.drop(g)
 		}
-	})
-	if !ok {
-		finish()
-		return nil, closed(op, "")
+	}) {
+		return out, nil
 	}
-	return out, nil
+	if started {
+		e.view.remove(wants)
+	}
+	finish()
+	return nil, closed(op, "")
 }
 
 // forward reports whether everything came and was taken.

@@ -20,6 +20,7 @@ type input struct {
 	blocks []arrival            // those that BlocksIn and Stored speak of
 	getter *getter              // of a Want
 	look   func(*engine.Engine) // instead of an event: a question
+	done   func()               // to be called when the event has been taken; may be nil
 }
 
 // post hands an input to the loop. It is false if the exchange has closed.
@@ -37,15 +38,23 @@ func (e *Exchange) post(in input) bool {
 	}
 }
 
-// inspect runs f on the loop and waits for it; it does nothing after Close.
-func (e *Exchange) inspect(f func(*engine.Engine)) {
+// inspect runs f on the loop and waits for it. It is false if the exchange has
+// closed; f has not been run then, and will not be.
+func (e *Exchange) inspect(f func(*engine.Engine)) bool {
 	done := make(chan struct{})
 	if !e.post(input{look: func(g *engine.Engine) { f(g); close(done) }}) {
-		return
+		return false
 	}
 	select {
 	case <-done:
+		return true
 	case <-e.stopped:
+	}
+	select {
+	case <-done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -58,7 +67,8 @@ type loop struct {
 	getters  map[engine.GetterID]*getter
 	links    map[peer.ID]*link
 	timer    *time.Timer
-	lost     []engine.SessionID // to be closed when no request of theirs can be in the inbox
+	inputs   uint64 // taken so far
+	lost     []lostSession
 
 	// Searches that wait, and how many are under way; see search.go.
 	searches  []cid.Cid
@@ -81,6 +91,10 @@ func newLoop(e *Exchange) *loop {
 func (l *loop) run() {
 	e := l.exchange
 	defer close(e.stopped)
+	defer func() {
+		e.last = Stat(l.engine.Stats())
+		e.last.Peers, e.last.Wants, e.last.Getters, e.last.Asks, e.last.Flying = 0, 0, 0, 0, 0
+	}()
 	l.timer = time.NewTimer(time.Hour)
 	defer l.timer.Stop()
 	defer func() {
@@ -103,14 +117,30 @@ func (l *loop) run() {
 		} else {
 			l.step(start, in)
 		}
-		l.lost = append(l.lost, e.lost.take()...)
-		if len(e.inbox) == 0 {
-			for _, id := range l.lost {
-				l.step(time.Now(), input{event: engine.CloseSession{Session: id}})
-			}
-			l.lost = nil
+		if in.done != nil {
+			in.done()
 		}
+		l.inputs++
+		l.closeLost()
 		e.meter.took(time.Since(start))
+	}
+}
+
+// A lostSession is one that nobody holds any more, and the number of inputs after
+// which none of its requests can be in the inbox.
+type lostSession struct {
+	id    engine.SessionID
+	after uint64
+}
+
+func (l *loop) closeLost() {
+	for _, id := range l.exchange.lost.take() {
+		l.lost = append(l.lost, lostSession{id, l.inputs + inboxLength})
+	}
+	for len(l.lost) > 0 && (l.lost[0].after < l.inputs || len(l.exchange.inbox) == 0) {
+		id := l.lost[0].id
+		l.lost = l.lost[1:]
+		l.step(time.Now(), input{event: engine.CloseSession{Session: id}})
 	}
 }
 
@@ -138,7 +168,6 @@ func (l *loop) before(in input) {
 	switch ev := in.event.(type) {
 	case engine.Want:
 		l.getters[ev.Getter] = in.getter
-		l.exchange.view.add(in.getter.wants)
 	case engine.PeerUp:
 		if k := l.links[ev.Peer]; k != nil {
 			k.close()
@@ -158,10 +187,10 @@ func (l *loop) before(in input) {
 func (l *loop) after(in input) {
 	switch ev := in.event.(type) {
 	case engine.Drop:
-		l.forget(ev.Getter)
+		delete(l.getters, ev.Getter)
 	case engine.Took:
 		if g := l.getters[ev.Getter]; g != nil && g.all && len(g.late) == 0 {
-			l.forget(ev.Getter)
+			delete(l.getters, ev.Getter)
 		}
 	case engine.PeerDown:
 		if k := l.links[ev.Peer]; k != nil && k.epoch == ev.Epoch {
@@ -190,10 +219,8 @@ func (l *loop) do(a engine.Action, in input) {
 		if g := l.getters[a.Getter]; g != nil {
 			g.all = true
 			g.catchUp()
-			l.exchange.view.remove(g.wants)
-			g.wants = nil
 			if len(g.late) == 0 {
-				l.forget(a.Getter)
+				delete(l.getters, a.Getter)
 			}
 		}
 	case engine.Send:
@@ -212,12 +239,5 @@ func (l *loop) do(a engine.Action, in input) {
 		l.exchange.cfg.Network.Tag(a.Peer, a.Value)
 	case engine.Search:
 		l.searches = append(l.searches, a.Key)
-	}
-}
-
-func (l *loop) forget(id engine.GetterID) {
-	if g := l.getters[id]; g != nil {
-		delete(l.getters, id)
-		l.exchange.view.remove(g.wants)
 	}
 }

@@ -118,8 +118,9 @@ type LeafBlock struct {
 // A Tree is the Merkle tree of a dataset, as its manifest names it.
 type Tree struct {
 	Root cid.Cid
-	// Leaves is the number of blocks, 0 if it is not known. A proof states it
-	// too, and the root alone does not tell; if it is given, it is compared.
+	// Leaves is the number of blocks, 0 if it is not known. Proofs state it too,
+	// and the root alone does not tell: what a peer states is put right if it
+	// is known.
 	Leaves uint64
 }
 

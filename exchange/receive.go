@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/ipfs/boxo/verifcid"
 	blocks "github.com/ipfs/go-block-format"
@@ -21,9 +23,18 @@ import (
 	"github.com/codexchange/codexchange/exchange/wire/blockexc"
 )
 
-// streamsPerPeer is how many streams of one peer are read at a time. The
-// reference uses one; the bound leaves room for those that are being replaced.
-const streamsPerPeer = 16
+const (
+	// streamsPerPeer is how many streams of one peer are read at a time. The
+	// reference uses one; the bound leaves room for those that are being
+	// replaced.
+	streamsPerPeer = 16
+	// listPiece is how many entries, or presences, the loop is given at a time.
+	// Messages of the reference have as many (protocol note 13).
+	listPiece = 1024
+
+	// readWithin is how long a message that has begun may bring nothing more.
+	readWithin = time.Minute
+)
 
 // handler hears from the network on behalf of an Exchange.
 type handler struct{ *Exchange }
@@ -53,30 +64,60 @@ func (e *Exchange) read(ctx context.Context, s Stream) {
 	}
 	defer e.reading.leave(g)
 
+	in := newWatched(s)
+	defer in.pause()
 	var held int64
 	defer func() { g.room.Release(held) }()
-	r := blockexc.NewReader(s, blockexc.Limits{MaxFrame: e.cfg.MaxFrame})
+	r := blockexc.NewReader(in, blockexc.Limits{MaxFrame: e.cfg.MaxFrame})
 	r.Intern = e.view.intern
 	r.Admit = func(size int) error {
 		if err := g.room.Acquire(ctx, int64(size)); err != nil {
 			return err
 		}
 		held = int64(size)
+		in.watch()
 		return nil
 	}
 	var m wire.Message
 	for {
-		if err := r.Next(&m); err != nil {
+		err := r.Next(&m)
+		in.pause()
+		if err != nil {
 			e.readFailed(ctx, p, err)
 			return
 		}
 		e.debug.received(p, &m)
-		if !e.take(p, &m) {
+		size := held
+		held = 0
+		if !e.take(g, &m, func() { g.room.Release(size) }) {
 			return
 		}
-		g.room.Release(held)
-		held = 0
 	}
+}
+
+// A watched stream is reset when a message has begun on it and does not go on: what
+// the message announced keeps its place among all that the peer may have us read.
+type watched struct {
+	Stream
+	timer  *time.Timer
+	within bool // a message
+}
+
+func newWatched(s Stream) *watched {
+	w := &watched{Stream: s, timer: time.AfterFunc(readWithin, func() { _ = s.Reset() })}
+	w.timer.Stop()
+	return w
+}
+
+func (w *watched) watch() { w.within = true; w.timer.Reset(readWithin) }
+func (w *watched) pause() { w.within = false; w.timer.Stop() }
+
+func (w *watched) Read(b []byte) (int, error) {
+	n, err := w.Stream.Read(b)
+	if n > 0 && w.within {
+		w.timer.Reset(readWithin)
+	}
+	return n, err
 }
 
 // readFailed says why a stream is not read any more, where that is not its usual
@@ -94,31 +135,58 @@ func (e *Exchange) readFailed(ctx context.Context, p peer.ID, err error) {
 }
 
 // take hands the sections of a message to the loop, in the order in which the
-// reference handles them (protocol note 5). It is false if the exchange has closed.
-func (e *Exchange) take(p peer.ID, m *wire.Message) bool {
+// reference handles them (protocol note 5), and sees to it that done is called
+// when the loop has no more to do with the message. It is false if the exchange
+// has closed.
+//
+// Lists go in pieces, and the next piece of a peer, on whatever stream, when the
+// loop has done with the last: in between it is the others' turn.
+func (e *Exchange) take(g *gate, m *wire.Message, done func()) bool {
 	for _, r := range m.Rejected {
 		e.meter.rejected.Add(1)
-		e.cfg.Logger.Debug("part of a message ignored", "peer", p, "err", r)
+		e.cfg.Logger.Debug("part of a message ignored", "peer", g.peer, "err", r)
 	}
 	ok := true
-	if len(m.WantList.Entries) > 0 {
-		ok = e.post(input{event: engine.WantlistIn{Peer: p, List: m.WantList}})
-		m.WantList = wire.WantList{} // the loop's now
+	for part := range slices.Chunk(m.WantList.Entries, listPiece) {
+		ok = ok && e.inTurn(g, engine.WantlistIn{Peer: g.peer, List: wire.WantList{Entries: part, Full: m.WantList.Full}})
 	}
-	if in, any := e.verify(p, m); any && ok {
-		ok = e.post(in)
-	}
-	if len(m.Presences) > 0 && ok {
-		ok = e.post(input{event: engine.PresencesIn{Peer: p, Presences: m.Presences}})
-		m.Presences = nil // the loop's now
+	in, any := e.verify(g.peer, m)
+	for part := range slices.Chunk(m.Presences, listPiece) {
+		ok = ok && e.inTurn(g, engine.PresencesIn{Peer: g.peer, Presences: part})
 	}
 	if m.Account != nil && ok {
-		ok = e.post(input{event: engine.AccountIn{Peer: p, Account: m.Account}})
+		ok = e.post(input{event: engine.AccountIn{Peer: g.peer, Account: m.Account}})
 	}
 	if m.Payment != nil {
 		e.meter.payments.Add(1) // nothing is ever charged, so nothing is owed
 	}
-	return ok
+	if !any || !ok {
+		done()
+		return ok
+	}
+	in.done = done
+	return e.post(in)
+}
+
+// inTurn has the loop take an event, and waits until it has. One event of a peer
+// is under way at a time.
+func (e *Exchange) inTurn(g *gate, ev engine.Event) bool {
+	select {
+	case g.turn <- struct{}{}:
+	case <-e.stopped:
+		return false
+	}
+	defer func() { <-g.turn }()
+	taken := make(chan struct{})
+	if !e.post(input{event: ev, done: func() { close(taken) }}) {
+		return false
+	}
+	select {
+	case <-taken:
+		return true
+	case <-e.stopped:
+		return false
+	}
 }
 
 // verify sorts the blocks of a message into those that are what they are called,
@@ -127,12 +195,11 @@ func (e *Exchange) verify(p peer.ID, m *wire.Message) (in input, any bool) {
 	ev := engine.BlocksIn{Peer: p}
 	for i, d := range m.Deliveries {
 		b := engine.Block{Address: d.Address, Size: len(d.Data)}
-		leaves, wanted := e.view.wanted(d.Address)
-		if !wanted {
+		if !e.view.wanted(d.Address) {
 			ev.Unwanted = append(ev.Unwanted, b)
 			continue
 		}
-		a, err := check(d, leaves)
+		a, err := check(d)
 		if err != nil {
 			e.cfg.Logger.Warn("block refused", "peer", p, "address", d.Address, "err", err)
 			ev.Bad = append(ev.Bad, d.Address)
@@ -156,13 +223,13 @@ func (e *Exchange) verify(p peer.ID, m *wire.Message) (in input, any bool) {
 
 // check verifies a block against the address it was delivered for. A block asked
 // for by CID hashes to that CID; a leaf hashes to the CID it came with, and its
-// proof leads from there to the tree, which has that many leaves if that is known
-// (protocol note 8; unlike the reference we insist on the root).
-func check(d wire.Delivery, leaves uint64) (arrival, error) {
+// proof leads from there to the tree (protocol note 8; unlike the reference we
+// insist on the root).
+func check(d wire.Delivery) (arrival, error) {
 	c := d.Address.Root
 	if d.Address.Leaf {
 		c = d.Cid
-		if err := merkle.VerifyLeaf(d.Proof, d.Address.Root, d.Address.Index, c, leaves); err != nil {
+		if err := merkle.VerifyLeaf(d.Proof, d.Address.Root, d.Address.Index, c, 0); err != nil {
 			return arrival{}, err
 		}
 	}
@@ -208,8 +275,9 @@ type gates struct {
 
 type gate struct {
 	peer    peer.ID
-	room    *semaphore.Weighted
-	streams int // guarded by gates.mu
+	room    *semaphore.Weighted // bytes of messages being read, or on their way through the loop
+	turn    chan struct{}       // held while a list is
+	streams int                 // guarded by gates.mu
 }
 
 // enter counts a stream in; false if the peer has as many as it may.
@@ -221,7 +289,7 @@ func (gs *gates) enter(p peer.ID) (*gate, bool) {
 		if gs.peers == nil {
 			gs.peers = make(map[peer.ID]*gate)
 		}
-		g = &gate{peer: p, room: semaphore.NewWeighted(gs.limit)}
+		g = &gate{peer: p, room: semaphore.NewWeighted(gs.limit), turn: make(chan struct{}, 1)}
 		gs.peers[p] = g
 	}
 	if g.streams >= streamsPerPeer {

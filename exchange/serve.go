@@ -41,7 +41,7 @@ func (k *link) lookUp(a engine.Lookup) engine.Looked {
 			ev.Items[i].Size, err = k.exchange.cfg.Blocks.Size(k.ctx, c)
 		}
 		if err == nil {
-			err = fits(addr, ev.Items[i].Size)
+			err = k.fits(addr, ev.Items[i].Size)
 		}
 		ev.Items[i].Held = err == nil
 		k.complain("look up", addr, err)
@@ -60,7 +60,7 @@ func (k *link) read(a engine.SendBlocks) outgoing {
 			blk, err = k.exchange.cfg.Blocks.Get(k.ctx, c)
 		}
 		if err == nil {
-			err = fits(b.Address, len(blk.RawData()))
+			err = k.fits(b.Address, len(blk.RawData()))
 		}
 		if err != nil {
 			k.complain("read", b.Address, err)
@@ -74,14 +74,15 @@ func (k *link) read(a engine.SendBlocks) outgoing {
 	return out
 }
 
-// maxServed is the longest block that is sent, bytes: what fits into a message
-// with its CID and proof.
-const maxServed = maxFrame - 64<<10
+// besideBlock is more than what a message holds beside a block: CIDs, a proof.
+const besideBlock = 16 << 10
 
-// fits refuses a block that no message can hold, as if it were not there.
-func fits(a wire.Address, size int) error {
-	if size > maxServed {
-		return errs.E(errs.TooLarge, errs.Ours, "serve block", a.String(), fmt.Errorf("block is %d bytes, want at most %d", size, maxServed))
+// fits refuses a block that would make a message longer than those we accept, as
+// if it were not there: a peer of our kind would close the stream over it, and ask
+// again.
+func (k *link) fits(a wire.Address, size int) error {
+	if most := k.exchange.cfg.MaxFrame - besideBlock; size > most {
+		return errs.E(errs.TooLarge, errs.Ours, "serve block", a.String(), fmt.Errorf("block is %d bytes, want at most %d", size, most))
 	}
 	return nil
 }

@@ -2,11 +2,13 @@ package exchange_test
 
 import (
 	"encoding/binary"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/codexchange/codexchange/exchange"
+	"github.com/codexchange/codexchange/exchange/codex"
 	"github.com/codexchange/codexchange/exchange/wire"
 	"github.com/codexchange/codexchange/exchange/wire/blockexc"
 )
@@ -129,7 +131,7 @@ func TestStreamsOfAPeerShareOneFrame(t *testing.T) {
 		}
 		written := make(chan error, 1)
 		go func() { _, err := second.Write(b); written <- err }()
-		time.Sleep(time.Hour)
+		time.Sleep(50 * time.Second)
 		select {
 		case err := <-written:
 			s.Fatalf("two frames of 700 KiB are being read at a time (%v), want one as long as the limit is 1 MiB", err)
@@ -162,6 +164,80 @@ func TestStreamsOfAPeerShareOneFrame(t *testing.T) {
 		if err := <-written; err != nil {
 			s.Error(err)
 		}
+	})
+}
+
+// A message that has begun and does not go on is given up after a minute, and with
+// it the room that it took from the peer's other streams.
+func TestAStalledFrame(t *testing.T) {
+	const limit = 1 << 20
+	b := makeBlocks(1, 1, 700<<10)[0]
+	play(t, func(s *stage) {
+		s.net.SetBuffer(32 << 10)
+		n := s.node("node", func(c *exchange.Config) { c.MaxFrame = limit })
+		peer := s.player("peer")
+		s.meet(n, peer)
+		r := s.getting(s.Context(), n, b.Cid())
+		first, second := peer.open(n), peer.open(n)
+		body := frame(encode(s, &wire.Message{Deliveries: deliveries(b)}))
+		if _, err := first.Write(body[:100]); err != nil {
+			s.Fatal(err)
+		}
+		synctest.Wait()
+		start := time.Now()
+		if _, err := second.Write(body); err != nil {
+			s.Fatal(err)
+		}
+		r.gets("the stalled one was given up", b)
+		if d := time.Since(start); d > 2*time.Minute {
+			s.Errorf("it took %v, want about a minute", d)
+		}
+	})
+}
+
+// One peer that sends the longest want lists on as many streams as it may costs us
+// what its frames cost, and holds nobody up: in between it is the others' turn.
+func TestAFloodOfWants(t *testing.T) {
+	const entries = 1 << 14
+	b := makeBlocks(2, 1, 1000)[0]
+	play(t, func(s *stage) {
+		n, seeder, flood := s.node("node"), s.node("seeder"), s.player("flood")
+		seeder.has(b)
+		s.meet(n, seeder)
+		s.meet(n, flood)
+		var body []byte
+		{
+			m := &wire.Message{}
+			for i := range entries {
+				m.WantList.Entries = append(m.WantList.Entries, wire.Entry{
+					Address: wire.Leaf(codex.TreeCid([32]byte{1}), uint64(i)), Type: wire.WantHave, SendDontHave: true})
+			}
+			body = frame(encode(s, m))
+		}
+		stop := make(chan struct{})
+		var floods sync.WaitGroup
+		for range 12 {
+			out := flood.open(n)
+			floods.Go(func() {
+				for range 20 {
+					if _, err := out.Write(body); err != nil {
+						return
+					}
+					select {
+					case <-stop:
+						return
+					default:
+					}
+				}
+			})
+		}
+		s.getting(s.Context(), n, b.Cid()).gets("another's block comes all the same", b)
+		if got := n.Stat().Asks; got > 16384 {
+			s.Errorf("%d wants of the peer stand, want at most 16,384", got)
+		}
+		close(stop)
+		n.Close()
+		floods.Wait()
 	})
 }
 

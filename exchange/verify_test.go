@@ -127,12 +127,12 @@ func TestHashesFastAsSlow(t *testing.T) {
 
 func TestCheckErrorsReadWell(t *testing.T) {
 	want := cidOf(t, []byte("right"), mh.SHA2_256, -1)
-	_, err := check(wire.Delivery{Address: wire.Block(want), Cid: want, Data: []byte("wrong")}, 0)
+	_, err := check(wire.Delivery{Address: wire.Block(want), Cid: want, Data: []byte("wrong")})
 	const text = "verify block: block does not match its cid: 5 bytes hash to 8810ad581e59f2bc3928b261707a71308f7e139eb04820366dc4d5c18d980225, want "
 	if err == nil || !strings.HasPrefix(err.Error(), text) {
 		t.Errorf("got %q, want %q…", err, text)
 	}
-	_, err = check(wire.Delivery{Address: wire.Leaf(codex.TreeCid([32]byte{}), 0), Cid: want, Data: []byte("right")}, 0)
+	_, err = check(wire.Delivery{Address: wire.Leaf(codex.TreeCid([32]byte{}), 0), Cid: want, Data: []byte("right")})
 	if !errors.Is(err, errs.BadProof) {
 		t.Errorf("a leaf without proof: %v, want kind %v", err, errs.BadProof)
 	}
@@ -253,7 +253,7 @@ func TestView(t *testing.T) {
 		t.Helper()
 		got := ""
 		for _, a := range []wire.Address{wire.Block(c), wire.Leaf(c, 0), wire.Block(tree), wire.Leaf(tree, 4), wire.Leaf(tree, 5), wire.Leaf(tree, 13), wire.Leaf(tree, 21), wire.Leaf(tree, 22)} {
-			if _, ok := v.wanted(a); ok {
+			if v.wanted(a) {
 				got += "x"
 			} else {
 				got += "."
@@ -389,9 +389,10 @@ func (r *loopReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// A root does not say how many leaves its tree has. A proof may claim another
-// number of the same depth and verify; where the number is known, it is compared.
-func TestTheNumberOfLeavesIsCompared(t *testing.T) {
+// A root does not say how many leaves its tree has. A proof may state another
+// number of the same depth and verify; where the number is known, it is put right,
+// and where that is impossible, it is the caller who is wrong.
+func TestTheNumberOfLeavesIsPutRight(t *testing.T) {
 	var b merkle.Builder
 	var list []blocks.Block
 	for i := range 5 {
@@ -407,30 +408,36 @@ func TestTheNumberOfLeavesIsCompared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proof, err := tree.Proof(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proof.Leaves = 6 // as deep as 5
-	d := wire.Delivery{Address: wire.Leaf(tree.Cid(), 0), Cid: list[0].Cid(), Data: list[0].RawData(), Proof: proof.Marshal()}
-	if _, err := check(d, 0); err != nil {
-		t.Errorf("the number is not known: %v", err)
-	}
-	if _, err := check(d, 5); !errors.Is(err, errs.BadProof) {
-		t.Errorf("the tree has 5 leaves, the proof says 6: got %v, want kind %v", err, errs.BadProof)
-	}
-
-	v := newView()
-	some := wire.WantLeaves(tree.Cid(), wire.Range{Count: 3})
-	all := wire.WantLeaves(tree.Cid(), wire.Range{Count: 5})
-	all.Leaves = 5
-	v.add([]wire.Want{some})
-	v.add([]wire.Want{all})
-	if n, ok := v.wanted(d.Address); !ok || n != 5 {
-		t.Errorf("one of two getters knows of 5 leaves: wanted says %d, %v", n, ok)
-	}
-	v.remove([]wire.Want{all})
-	if n, ok := v.wanted(d.Address); !ok || n != 0 {
-		t.Errorf("the one that knew has gone: wanted says %d, %v", n, ok)
+	for _, c := range []struct {
+		name                       string
+		index, stated, known, want uint64
+	}{
+		{"the number is not known", 0, 6, 0, 6},
+		{"it is, and is stated", 0, 5, 5, 5},
+		{"another is stated", 0, 6, 5, 5},
+		{"another is stated, of the last leaf", 4, 5, 5, 5},
+		{"the caller's cannot be true", 4, 5, 64, 5},
+	} {
+		proof, err := tree.Proof(c.index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		proof.Leaves = c.stated
+		blk := list[c.index]
+		d := wire.Delivery{Address: wire.Leaf(tree.Cid(), c.index), Cid: blk.Cid(), Data: blk.RawData(), Proof: proof.Marshal()}
+		a, err := check(d)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		a.address = d.Address
+		got, err := merkle.DecodeProof(proofFor(Tree{Root: tree.Cid(), Leaves: c.known}, a))
+		if err != nil || got.Leaves != c.want {
+			t.Errorf("%s: proof states %d, %v, want %d", c.name, got.Leaves, err, c.want)
+		}
+		if c.want == tree.Len() {
+			if err := merkle.VerifyLeaf(got.Marshal(), tree.Cid(), c.index, blk.Cid(), tree.Len()); err != nil {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		}
 	}
 }

@@ -15,7 +15,8 @@ import (
 // loop. It holds what the getters that are there have asked for, so that a block
 // stays in it that has just come; the engine knows better, and decides.
 //
-// The loop writes, anybody reads.
+// Who makes a getter adds its wants before the loop hears of it, and removes them
+// when the getter has ended; anybody reads.
 type view struct {
 	seed   maphash.Seed
 	shards [16]viewShard
@@ -73,7 +74,7 @@ func (v *view) remove(wants []wire.Want) {
 		r := s.roots[key]
 		if !w.Leaf {
 			r.blocks--
-		} else if i := slices.IndexFunc(r.leaves, func(x wire.Want) bool { return x.Leaves == w.Leaves && slices.Equal(x.Indices, w.Indices) }); i >= 0 {
+		} else if i := slices.IndexFunc(r.leaves, func(x wire.Want) bool { return slices.Equal(x.Indices, w.Indices) }); i >= 0 {
 			r.leaves = slices.Delete(r.leaves, i, i+1)
 		}
 		if r.blocks == 0 && len(r.leaves) == 0 {
@@ -83,25 +84,19 @@ func (v *view) remove(wants []wire.Want) {
 	}
 }
 
-// wanted reports whether some getter has asked for the address, and the number of
-// leaves of its tree, if one of those that have knows it.
-func (v *view) wanted(a wire.Address) (leaves uint64, wanted bool) {
+// wanted reports whether some getter has asked for the address.
+func (v *view) wanted(a wire.Address) bool {
 	s := v.shard(a.Root.KeyString())
 	s.RLock()
 	defer s.RUnlock()
 	r := s.roots[a.Root.KeyString()]
 	if r == nil {
-		return 0, false
+		return false
 	}
 	if !a.Leaf {
-		return 0, r.blocks > 0
+		return r.blocks > 0
 	}
-	for _, w := range r.leaves {
-		if w.Contains(a) {
-			leaves, wanted = max(leaves, w.Leaves), true
-		}
-	}
-	return leaves, wanted
+	return slices.ContainsFunc(r.leaves, func(w wire.Want) bool { return w.Contains(a) })
 }
 
 // intern returns the CID with these bytes if it is wanted, so that it need not

@@ -33,7 +33,6 @@ type Want struct {
 	Root    cid.Cid
 	Leaf    bool
 	Indices []Range
-	Leaves  uint64 // of the whole tree, if that is known: what a proof must state; else 0
 }
 
 // WantCid is the want of one block by CID.
