@@ -49,8 +49,9 @@
 //
 // # Goroutines
 //
-// Close waits for all of them. (Package context has one for a moment when the
-// context of a session ends, to tell the loop.)
+// Close waits for all of them. (Package context has one for a moment when a context
+// that is watched ends: that of a session, of a request within one, or of a stream
+// being read. It only resets the stream, cancels, or tells the loop.)
 //
 //	loop         one; owns the engine, the getters' inboxes and the links
 //	link.write   one for each peer that was ever sent something while connected; owns the stream out
@@ -66,9 +67,11 @@
 //
 // # Limits
 //
-// A peer can make us hold: one frame of Config.MaxFrame being read, in all its
-// streams together; Config.WantsPerPeer wants; answers to 4,096 of them; two
-// messages of blocks being sent, of 1 MiB or one block each. A request can hold
+// A peer can make us hold: messages of Config.MaxFrame in all that are being read or
+// are on their way through the loop, which in memory may take some times that if
+// they are lists; Config.WantsPerPeer wants; answers to 8,192 of them; two
+// messages of blocks being sent, of 1 MiB or one block each. The loop is given
+// its lists in pieces of 1,024, one at a time. A request can hold
 // Config.Window wants and Config.BufferedBytes of blocks that were not taken yet
 // (Config.Window blocks, if other requests bring them along), and a CID, or a pair
 // of integers, for each further thing it asked for.
