@@ -14,6 +14,8 @@ type hook[T any] struct {
 
 func (h *hook[T]) neighbours() *hook[T] { return h }
 
+var _ = (*hook[want]).neighbours // it is called through linked only
+
 type linked[T any] interface {
 	*T
 	neighbours() *hook[T]
