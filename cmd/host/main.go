@@ -26,7 +26,7 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -46,7 +46,7 @@ type cli struct {
 	inspect func(ctx context.Context, fetcher *host.Node) error
 }
 
-const usage = `host runs and demonstrates the codexchange node.
+const usage = `host demonstrates the codexchange node.
 
 Usage:
 
