@@ -220,9 +220,11 @@ func (e *Engine) badIn(p *peerCtx, a wire.Address) {
 	p.bad++
 	l := w.link(p)
 	l.say(sentBad)
-	if p.bad >= maxBad {
+	if p.bad == maxBad {
 		e.stats.PeersShunned++
 		e.release(p, sentBad)
+	}
+	if p.bad >= maxBad {
 		return
 	}
 	switch {

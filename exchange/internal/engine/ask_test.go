@@ -47,8 +47,10 @@ func TestBroadcastBound(t *testing.T) {
 	dave.idle("two are enough")
 	alice.hasNot(A)
 	bob.wants("he is asked next", block(A))
-	carol.wants("others are told now", have(A))
-	dave.wants("others are told now", have(A))
+	carol.idle("he may have it")
+	bob.hasNot(A)
+	carol.wants("nobody of the first two is left", probe(A))
+	dave.wants("nobody of the first two is left", have(A))
 }
 
 func TestSharedWant(t *testing.T) {

@@ -25,7 +25,11 @@ func (e *Engine) place(w *want) {
 			}
 		}
 	default:
-		e.broadcast(w, s)
+		// Others are told when nobody is left who might still answer; that some
+		// refuse is no reason to ask everybody there is.
+		if e.hopeless(w) {
+			e.broadcast(w, s)
+		}
 		if p := e.trial(w, s); p != nil {
 			e.ask(w, p)
 			return

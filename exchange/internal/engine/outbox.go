@@ -76,11 +76,11 @@ func (e *Engine) cancel(l *link) {
 	e.touch(p)
 }
 
-// present puts a presence into the outbox of a peer. One that asks and does not
-// take our answers gets no more of them.
-func (e *Engine) present(p *peerCtx, a wire.Address, t wire.PresenceType) {
+// present puts a presence into the outbox of a peer. It is false if there is no
+// room, because the peer asks and does not take our answers.
+func (e *Engine) present(p *peerCtx, a wire.Address, t wire.PresenceType) bool {
 	if len(p.presences) >= maxPresences {
-		return
+		return false
 	}
 	pr := wire.Presence{Address: a, Type: t}
 	if t == wire.Have {
@@ -88,6 +88,7 @@ func (e *Engine) present(p *peerCtx, a wire.Address, t wire.PresenceType) {
 	}
 	p.presences = append(p.presences, pr)
 	e.touch(p)
+	return true
 }
 
 // touch remembers that a peer has something to be sent.

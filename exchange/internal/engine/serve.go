@@ -72,8 +72,11 @@ func (e *Engine) looked(p *peerCtx, ev Looked) {
 // holds answers an ask whose block we have.
 func (e *Engine) holds(x *ask, size int) {
 	if !x.block {
-		e.present(x.peer, x.address, wire.Have)
-		e.ledger.remove(x)
+		if e.present(x.peer, x.address, wire.Have) {
+			e.ledger.remove(x)
+		} else {
+			x.move(unlooked) // it is told when it takes our answers again
+		}
 		return
 	}
 	x.again, x.size = false, size
@@ -84,10 +87,11 @@ func (e *Engine) holds(x *ask, size int) {
 // "Don't have" is said only if it was asked for, and once: the reference takes
 // it for "have" (protocol note 6).
 func (e *Engine) lacks(x *ask) {
-	if x.dontHave {
-		e.present(x.peer, x.address, wire.DontHave)
-		x.dontHave = false
+	if x.dontHave && !e.present(x.peer, x.address, wire.DontHave) {
+		x.move(unlooked) // it is told when it takes our answers again
+		return
 	}
+	x.dontHave = false
 	x.move(absent)
 }
 

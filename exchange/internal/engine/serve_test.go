@@ -480,3 +480,28 @@ func TestCrowd(t *testing.T) {
 		s.fail("%d asks are left, want none", st.Asks)
 	}
 }
+
+func TestNoAnswerIsLost(t *testing.T) {
+	s := start(t, "when more blocks come at once than there is room for answers, whoever stands for them is told of the rest when it reads again")
+	alice := s.peer("alice")
+	x := many("x", 12000)
+	for part := range slices.Chunk(x, 1024) {
+		alice.asksQuietly(have(part...))
+	}
+	alice.slow = true
+	s.store(x...)
+	alice.slow = false
+	for len(alice.sends) > 0 {
+		alice.reads()
+	}
+	told := map[wire.Address]bool{}
+	for _, l := range alice.told {
+		told[l.a] = true
+	}
+	if len(told) != len(x) {
+		s.fail("%d blocks were announced, want all %d", len(told), len(x))
+	}
+	if n := s.e.peers["alice"].asking; n != 0 {
+		s.fail("%d wants still stand, want none", n)
+	}
+}

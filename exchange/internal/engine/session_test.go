@@ -600,3 +600,31 @@ func TestValueOfConnections(t *testing.T) {
 		s.fail("worth %d after four blocks, want 24", alice.value)
 	}
 }
+
+func TestForgottenBacklogs(t *testing.T) {
+	s := start(t, "a request that is dropped leaves nothing of its backlog behind, though no block ever comes")
+	for range 20 {
+		g := s.get(0, many("x", 3000)...)
+		s.drop(g)
+	}
+	if n := len(s.e.waiting); n != 0 {
+		s.fail("%d getters still wait for what is in their backlog, want none", n)
+	}
+}
+
+func TestRefusalIsNoReasonToAskEverybody(t *testing.T) {
+	s := start(t, "while somebody who was told may still answer, a refusal does not have further peers told",
+		func(c *Config) { c.BroadcastPeers = 3 })
+	ps := s.peers("a", "b", "c", "d", "e", "f", "g")
+	s.get(1, A)
+	ps[0].hasNot(A)
+	ps[1].hasNot(A)
+	for _, p := range ps[3:] {
+		p.idle("c has not answered")
+	}
+	ps[2].hasNot(A)
+	ps[3].wants("nobody is left of the first three", probe(A))
+	ps[4].wants("nobody is left of the first three", have(A))
+	ps[5].wants("nobody is left of the first three", have(A))
+	ps[6].idle("three at a time")
+}

@@ -326,7 +326,11 @@ func (g *getter) more() bool {
 
 func (e *Engine) forget(g *getter) {
 	delete(e.getters, g.id)
-	g.later = nil
+	if g.later != nil {
+		e.waiting = slices.DeleteFunc(e.waiting, func(x *getter) bool { return x == g })
+		g.later = nil
+	}
+	g.backlog = nil
 	g.session.getters--
 	e.retire(g.session)
 }
