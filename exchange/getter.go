@@ -85,7 +85,14 @@ func (e *Exchange) newGetter(session engine.SessionID, wants []wire.Want) (*gett
 		id: engine.GetterID(e.nextID.Add(1)),
 		in: make(chan arrival, min(n, uint64(e.cfg.Window))),
 	}
-	return g, engine.Want{Getter: g.id, Session: session, Wants: wants}
+	ev := engine.Want{Getter: g.id, Session: session, Wants: wants}
+	if n > uint64(e.cfg.Window) && !wants[0].Leaf {
+		ev.Later = make(map[cid.Cid]struct{}, len(wants))
+		for _, w := range wants {
+			ev.Later[w.Root] = struct{}{}
+		}
+	}
+	return g, ev
 }
 
 // start begins a request. Who started it calls view.remove with its wants when it

@@ -20,11 +20,14 @@ type SessionID uint64
 type Event interface{ event() }
 
 type (
-	// Want is a new request. The wants do not repeat an address.
+	// Want is a new request. The wants do not repeat an address. Later, if it is
+	// not nil, is the set of the CIDs among them, and the engine's from here on:
+	// for a long request it takes time to make, which is better spent elsewhere.
 	Want struct {
 		Getter  GetterID
 		Session SessionID
 		Wants   []wire.Want
+		Later   map[cid.Cid]struct{}
 	}
 	// Drop is a request whose caller has gone.
 	Drop struct{ Getter GetterID }

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/codexchange/codexchange/exchange/wire"
 )
 
@@ -627,4 +629,34 @@ func TestRefusalIsNoReasonToAskEverybody(t *testing.T) {
 	ps[4].wants("nobody is left of the first three", have(A))
 	ps[5].wants("nobody is left of the first three", have(A))
 	ps[6].idle("three at a time")
+}
+
+func TestLaterMayBeBroughtAlong(t *testing.T) {
+	for _, brought := range []bool{false, true} {
+		s := start(t, "blocks that are stored while they wait in a backlog are handed over, whoever made the set of what waits",
+			func(c *Config) { c.Window = 2 })
+		alice := s.peer("alice")
+		x := many("x", 5)
+		ev := Want{Getter: 99}
+		for _, a := range x {
+			ev.Wants = append(ev.Wants, wire.WantCid(a.Root))
+		}
+		if brought {
+			ev.Later = map[cid.Cid]struct{}{}
+			for _, a := range x {
+				ev.Later[a.Root] = struct{}{}
+			}
+		}
+		s.step(ev)
+		alice.wants("two are active", probe(x[0]), have(x[1]))
+		s.store(x[3], x[0])
+		s.gets("one waited, one was active", 99, x[3], x[0])
+		s.took(99, 2)
+		s.store(x[1], x[2], x[4])
+		s.gets("the rest", 99, x[1], x[2], x[4])
+		s.finished("each came once", 99)
+		if len(s.e.waiting) != 0 {
+			s.fail("%d getters wait, want none", len(s.e.waiting))
+		}
+	}
 }

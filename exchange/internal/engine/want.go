@@ -200,7 +200,7 @@ func (e *Engine) add(ev Want) {
 		return
 	}
 	s := e.sessions[ev.Session]
-	g := &getter{id: ev.Getter, backlog: slices.Clone(ev.Wants)}
+	g := &getter{id: ev.Getter, backlog: slices.Clone(ev.Wants), later: ev.Later}
 	if s == nil {
 		s = &session{id: ev.Session, size: defaultSize, search: firstSearch, place: len(e.live)}
 		s.timer.owner = s
@@ -221,15 +221,19 @@ func (e *Engine) add(ev Want) {
 // wait notes the plain CIDs that are left in the backlog of a new getter, for they
 // may be stored, or come for somebody else, before they are asked for.
 func (e *Engine) wait(g *getter) {
-	for _, w := range g.backlog {
-		if w.Leaf {
-			continue
+	if g.later == nil {
+		for _, w := range g.backlog {
+			if w.Leaf {
+				continue
+			}
+			if g.later == nil {
+				g.later = make(map[cid.Cid]struct{}, len(g.backlog))
+			}
+			g.later[w.Root] = struct{}{}
 		}
-		if g.later == nil {
-			g.later = make(map[cid.Cid]struct{}, len(g.backlog))
-			e.waiting = append(e.waiting, g)
-		}
-		g.later[w.Root] = struct{}{}
+	}
+	if len(g.later) > 0 {
+		e.waiting = append(e.waiting, g)
 	}
 }
 
