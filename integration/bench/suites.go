@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A suite is cases that are compared with each other.
+type suite struct {
+	name, about string
+	cases       func(*bench) []benchCase
+	// possible says why the suite cannot run here; nil: it always can.
+	possible func(context.Context) error
+	// anchor names the case, of the same round, that the speed of another is given
+	// as a part of: the same exchange's, or that of no exchange. "" is none.
+	anchor   func(name string) (anchor string, bare bool)
+	anchored string // what that is called
+}
+
+var suites = []suite{
+	{name: "stream", about: "one libp2p stream over each transport", cases: streamCases, anchor: streamAnchor, anchored: "stream"},
+	{name: "bulk", about: "a list of blocks from one seeder", cases: bulkCases, anchor: streamAnchor, anchored: "stream"},
+	{name: "latency", about: "one block after another", cases: latencyCases},
+	{name: "dag", about: "a UnixFS file", cases: dagCases, anchor: dagAnchor, anchored: "list"},
+	{name: "multi", about: "several seeders, several leechers", cases: multiCases, anchor: multiAnchor, anchored: "1to1"},
+	{name: "memory", about: "twice the bulk data into flatfs: resident memory", cases: memoryCases},
+	{name: "rtt", about: "links of 20 and 100 ms", cases: rttCases, possible: linkPossible, anchor: rttAnchor, anchored: "tcp"},
+}
+
+func suiteByName(name string) (suite, bool) {
+	i := slices.IndexFunc(suites, func(s suite) bool { return s.name == name })
+	if i < 0 {
+		return suite{}, false
+	}
+	return suites[i], true
+}
+
+const (
+	kib = 1 << 10
+	mib = 1 << 20
+
+	bareStream = "stream/tcp-noise" // the case that speeds of bulk are given as parts of
+)
+
+// bytes is the size of the bulk data set.
+func (b *bench) bytes() int { return b.mib * mib }
+
+// scaled is n for the default size of the data set.
+func (b *bench) scaled(n int) int { return max(1, n*b.mib/512) }
+
+// whole are the chosen exchanges that are more than a list down a stream.
+func (b *bench) whole() []string {
+	return slices.DeleteFunc(slices.Clone(b.exchanges), func(name string) bool {
+		kind, err := exchangeByName(name)
+		return err != nil || kind.bulkOnly
+	})
+}
+
+func sizeName(n int) string {
+	if n >= mib {
+		return fmt.Sprintf("%dMiB", n/mib)
+	}
+	return fmt.Sprintf("%dKiB", n/kib)
+}
+
+func (b *bench) streamCase(transport string) benchCase {
+	return benchCase{name: "stream/" + transport, run: func(ctx context.Context) (figures, error) {
+		return b.stream(ctx, layout{transport: transport}, 2*int64(b.bytes()))
+	}}
+}
+
+func (b *bench) fetchCase(name string, l layout, d dataset) benchCase {
+	return benchCase{name, l.exchange, func(ctx context.Context) (figures, error) {
+		return b.fetch(ctx, l, d, windowOf(l.exchange))
+	}}
+}
+
+func streamCases(b *bench) []benchCase {
+	return []benchCase{b.streamCase("tcp-noise"), b.streamCase("tcp-tls"), b.streamCase("quic")}
+}
+
+func streamAnchor(string) (string, bool) { return bareStream, true }
+
+func bulkCases(b *bench) []benchCase {
+	list := []benchCase{b.streamCase("tcp-noise")}
+	sets := []dataset{
+		blocksOf(b.bytes(), 64*kib), blocksOf(b.bytes(), 256*kib), blocksOf(b.bytes(), mib),
+		{b.scaled(20000), kib},
+	}
+	for _, d := range sets {
+		for _, store := range []string{"mem", "flatfs"} {
+			for _, x := range b.exchanges {
+				list = append(list, b.fetchCase(sizeName(d.size)+"/"+store, layout{exchange: x, store: store}, d))
+			}
+		}
+	}
+	return list
+}
+
+func latencyCases(b *bench) (list []benchCase) {
+	for _, way := range []string{"session", "each"} {
+		for _, x := range b.exchanges {
+			list = append(list, benchCase{way, x, func(ctx context.Context) (figures, error) {
+				return b.latency(ctx, layout{exchange: x}, dataset{b.scaled(500), 64 * kib}, way)
+			}})
+		}
+	}
+	return list
+}
+
+func dagCases(b *bench) (list []benchCase) {
+	bytes := b.bytes() / 2
+	for _, chunk := range []int{256 * kib, mib} {
+		for _, store := range []string{"mem", "flatfs"} {
+			of := "/" + sizeName(chunk) + "/" + store
+			for _, x := range b.whole() {
+				l := layout{exchange: x, store: store}
+				list = append(list, b.fetchCase("list"+of, l, blocksOf(bytes, chunk)))
+				for _, way := range []string{"graph", "reader"} {
+					list = append(list, benchCase{way + of, x, func(ctx context.Context) (figures, error) {
+						return b.dag(ctx, l, chunk, int64(bytes), way)
+					}})
+				}
+			}
+		}
+	}
+	return list
+}
+
+func dagAnchor(name string) (string, bool) {
+	_, rest, _ := strings.Cut(name, "/")
+	return "list/" + rest, false
+}
+
+func multiCases(b *bench) (list []benchCase) {
+	for _, size := range []int{64 * kib, 256 * kib} {
+		for _, x := range b.whole() {
+			of := "/" + sizeName(size)
+			list = append(list,
+				b.fetchCase("1to1"+of, layout{exchange: x}, blocksOf(b.bytes()/2, size)),
+				b.fetchCase("4to1"+of, layout{exchange: x, seeders: 4}, blocksOf(b.bytes()/2, size)),
+				b.fetchCase("1to4"+of, layout{exchange: x, leechers: 4}, blocksOf(b.bytes()/4, size)))
+		}
+	}
+	return list
+}
+
+func multiAnchor(name string) (string, bool) {
+	_, rest, _ := strings.Cut(name, "/")
+	return "1to1/" + rest, false
+}
+
+func memoryCases(b *bench) (list []benchCase) {
+	d := blocksOf(2*b.bytes(), 256*kib)
+	for _, x := range b.exchanges {
+		l := layout{exchange: x, store: "flatfs"}
+		if windowOf(x) == 0 {
+			list = append(list, b.fetchCase("all/256KiB", l, d))
+		}
+		list = append(list, benchCase{"windowed/256KiB", x, func(ctx context.Context) (figures, error) {
+			return b.fetch(ctx, l, d, 512)
+		}})
+	}
+	return list
+}
+
+// rttCases are transfers over links of 1 Gbit/s, and a crowd of nodes with
+// 200 Mbit/s each way.
+func rttCases(b *bench) (list []benchCase) {
+	for _, v := range []struct {
+		rtt   time.Duration
+		bytes int
+	}{
+		{20 * time.Millisecond, b.bytes() / 2},
+		{100 * time.Millisecond, b.bytes() / 8},
+	} {
+		add := func(name, x string, f func(context.Context, layout) (figures, error)) {
+			list = append(list, benchCase{fmt.Sprintf("%dms/%s", v.rtt.Milliseconds(), name), x,
+				func(ctx context.Context) (figures, error) {
+					return b.overLink(ctx, 2, v.rtt, 1000, layout{exchange: x}, f)
+				}})
+		}
+		add("tcp", "", func(ctx context.Context, l layout) (figures, error) { return b.tcp(ctx, l, int64(v.bytes)) })
+		add("stream", "", func(ctx context.Context, l layout) (figures, error) { return b.stream(ctx, l, int64(v.bytes)) })
+		for _, size := range []int{64 * kib, 256 * kib, mib} {
+			for _, x := range b.exchanges {
+				add("list/"+sizeName(size), x, func(ctx context.Context, l layout) (figures, error) {
+					return b.fetch(ctx, l, blocksOf(v.bytes, size), windowOf(x))
+				})
+			}
+		}
+		for _, x := range b.whole() {
+			for _, way := range []string{"graph", "reader"} {
+				add(way+"/256KiB", x, func(ctx context.Context, l layout) (figures, error) {
+					return b.dag(ctx, l, 256*kib, int64(v.bytes), way)
+				})
+			}
+			add("session", x, func(ctx context.Context, l layout) (figures, error) {
+				return b.latency(ctx, l, dataset{b.scaled(50), 64 * kib}, "session")
+			})
+		}
+	}
+	for _, size := range []int{64 * kib, 256 * kib} {
+		for _, x := range b.whole() {
+			list = append(list, benchCase{"1to4/" + sizeName(size), x, func(ctx context.Context) (figures, error) {
+				return b.overLink(ctx, 5, 20*time.Millisecond, 200, layout{exchange: x, leechers: 4},
+					func(ctx context.Context, l layout) (figures, error) {
+						return b.fetch(ctx, l, blocksOf(b.bytes()/8, size), windowOf(x))
+					})
+			}})
+		}
+	}
+	return list
+}
+
+func rttAnchor(name string) (string, bool) {
+	at, _, _ := strings.Cut(name, "/")
+	if at == "1to4" {
+		return "", false
+	}
+	return at + "/tcp", true
+}
+
+// overLink runs f with nodes that are joined by an emulated link of so many
+// Mbit/s each way.
+func (b *bench) overLink(ctx context.Context, nodes int, rtt time.Duration, mbit float64, l layout,
+	f func(context.Context, layout) (figures, error)) (figures, error) {
+	k, err := newLink(ctx, nodes, rtt, mbit)
+	if err != nil {
+		return nil, err
+	}
+	defer k.close()
+	l.link = k
+	before := ownCPU()
+	out, err := f(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	out["dropped_packets"], out["cpu_link_s"] = float64(k.dropped()), ownCPU()-before
+	return out, nil
+}
