@@ -1,0 +1,515 @@
+package channel
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/codexchange/codexchange/exchange/errs"
+)
+
+const (
+	// StallTimeout is how long one write to the socket may take. The other side
+	// always empties its socket, unless it hangs.
+	StallTimeout = 10 * time.Second
+	// resetLinger is how long Reset tries to get the code across.
+	resetLinger = 200 * time.Millisecond
+)
+
+// Counters count what crosses the boundary. Several Conns may share them. The
+// zero value is ready; the fields may be read at any time.
+type Counters struct {
+	DataIn    atomic.Uint64 // bytes received in data records
+	DataOut   atomic.Uint64 // bytes sent in data records
+	BlocksIn  atomic.Uint64 // block records received
+	BlocksOut atomic.Uint64 // block records sent
+	Filled    atomic.Uint64 // bytes that Bridge wrote in place of block records
+}
+
+// A Conn is one stream between host and plugin. One goroutine may read while
+// another writes; everything else may be called from any goroutine at any time.
+// Get one from [Listener.Expect] or [Dial]. Its owner ends it with Close or
+// Reset, also after both directions have ended.
+//
+// After a reset by either side, or the death of the other, reads and writes
+// return the same *[ResetError]; what had been received and not read is lost.
+type Conn struct {
+	sock     net.Conn
+	id       uint64
+	host     bool
+	caps     Caps
+	window   int // what we hold for the other side
+	allowed  int // what the other side holds for us
+	counters *Counters
+	stall    time.Duration
+
+	done    chan struct{} // closed when run returns
+	failed  chan struct{} // closed when err is set
+	stopped chan struct{} // closed when the other side takes no more data
+
+	mu       sync.Mutex
+	readable sync.Cond // what Next waits for may have changed
+	writable sync.Cond // what a writer waits for may have changed
+	runnable sync.Cond // what run waits for may have changed
+
+	err    *ResetError // the end of both directions, if not in good order
+	closed bool        // Close was called
+
+	// Receiving. Who sets led owns src, left and skipping, also without the
+	// lock, until it clears led; see lead.
+	led      bool
+	inNext   bool // it is Next that leads
+	kicked   bool // the socket's read deadline was set to wake it
+	wanted   bool // run is to lead
+	readers  int  // Nexts that wait while run leads
+	waiting  int  // writers that wait
+	armed    bool // absent is running
+	absent   *time.Timer
+	ended    bool // nothing more will be read
+	src      source
+	left     int  // bytes of the record under way that have not been read
+	skipping bool // it is to be skipped
+
+	queue      queue
+	readClosed bool     // CloseRead was called
+	eof        bool     // the other side sent close-write
+	granted    int      // what the other side may still send, bytes of credit
+	unpaid     int      // cost of the reference that Next returned last
+	owed       int      // credit to be given back, not yet in a record
+	readBy     deadline // of Next
+
+	// Sending. Who sets busy may write to the socket without the lock, and
+	// owns head, vec and bufs until it clears busy; then it flushes what others
+	// have left to do.
+	busy        bool
+	paying      bool // what is being written is Write's
+	broken      bool // nothing can be written any more
+	sockClosed  bool
+	writeClosed bool      // CloseWrite was called
+	stop        bool      // stopped is closed
+	credit      int       // what we may still send
+	writeBy     deadline  // of Write
+	sockBy      time.Time // the socket's write deadline
+	todo        todo
+	head        []byte
+	vec         [2][]byte
+	bufs        net.Buffers
+}
+
+// todo is the control records to be sent. It is empty unless somebody is
+// writing.
+type todo struct {
+	credit     int
+	closeWrite bool
+	closeRead  bool
+	reset      bool // instead of all others; the code is in err
+}
+
+func (t todo) append(b []byte, err *ResetError) []byte {
+	if t.reset {
+		return appendReset(b, err.Code)
+	}
+	if t.credit > 0 {
+		b = appendCredit(b, t.credit)
+	}
+	if t.closeRead {
+		b = appendHeader(b, KindCloseRead, 0)
+	}
+	if t.closeWrite {
+		b = appendHeader(b, KindCloseWrite, 0)
+	}
+	return b
+}
+
+// settings are what the greeting has agreed on.
+type settings struct {
+	id       uint64
+	host     bool
+	caps     Caps
+	window   int
+	allowed  int
+	counters *Counters
+	stall    time.Duration // 0 means StallTimeout
+}
+
+// newConn makes a Conn of a socket. The caller sees to it that run is called.
+func newConn(sock net.Conn, s settings) *Conn {
+	c := &Conn{
+		sock: sock, id: s.id, host: s.host, caps: s.caps, window: s.window, allowed: s.allowed, counters: s.counters, stall: s.stall,
+		granted: s.window, credit: s.allowed,
+		done: make(chan struct{}), failed: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	if c.counters == nil {
+		c.counters = new(Counters)
+	}
+	if c.stall == 0 {
+		c.stall = StallTimeout
+	}
+	c.src.sock = sock
+	c.readable.L, c.writable.L, c.runnable.L = &c.mu, &c.mu, &c.mu
+	c.readBy.wake, c.writeBy.wake = c.wakeReader, c.writable.Broadcast
+	return c
+}
+
+// ID is the number of the stream, as in the greeting.
+func (c *Conn) ID() uint64 { return c.id }
+
+// Counters are those given in the options, or the Conn's own.
+func (c *Conn) Counters() *Counters { return c.counters }
+
+// Done is closed when the socket is closed and the Conn's goroutine has ended.
+func (c *Conn) Done() <-chan struct{} { return c.done }
+
+func (c *Conn) name() string { return fmt.Sprintf("stream %d", c.id) }
+
+// fault is who breaks the protocol if it is not us.
+func (c *Conn) fault() errs.Fault {
+	if c.host {
+		return errs.Plugin
+	}
+	return errs.Ours
+}
+
+// Read reads bytes of the stream. It returns io.EOF after the other side's
+// CloseWrite, a *ResetError after a reset, an error of kind errs.Closed after
+// CloseRead or Close, and os.ErrDeadlineExceeded. If a reference comes next,
+// which nobody sends to a plugin that has not asked for it, the error is of
+// kind errs.Invalid, and Next reads it.
+func (c *Conn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	rec, err := c.next(p, false)
+	return len(rec.Data), err
+}
+
+// Next reads what comes next in the stream: bytes, into p, which must not be
+// empty, or a reference to a block or to a range of the shared region. Errors
+// are those of Read. A reference is paid for with the next call, so it should be
+// done with by then.
+func (c *Conn) Next(p []byte) (Record, error) {
+	if len(p) == 0 {
+		return Record{}, errs.Errorf(errs.Invalid, errs.Caller, "read "+c.name(), "no room to read into")
+	}
+	return c.next(p, true)
+}
+
+func (c *Conn) next(p []byte, refs bool) (Record, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.leave()
+	if c.unpaid > 0 {
+		unpaid := c.unpaid
+		c.unpaid = 0
+		c.pay(unpaid)
+	}
+	for {
+		switch {
+		case c.err != nil:
+			return Record{}, c.err
+		case c.readClosed:
+			return Record{}, errs.E(errs.Closed, errs.Caller, "read", c.name(), nil)
+		case c.readBy.passed:
+			return Record{}, os.ErrDeadlineExceeded
+		case !c.queue.empty():
+			if !refs && c.queue.refNext() {
+				return Record{}, errs.Errorf(errs.Invalid, errs.Caller, "read "+c.name(), "a reference comes next, which only Next reads")
+			}
+			ref, n := c.queue.next(p)
+			if ref != nil {
+				c.unpaid = RefCost
+				return *ref, nil
+			}
+			c.pay(n)
+			return Record{Kind: KindData, Data: p[:n]}, nil
+		case c.eof:
+			return Record{}, io.EOF
+		}
+		if c.led || c.wanted {
+			c.readers++
+			c.readable.Wait()
+			c.readers--
+			continue
+		}
+		if n := c.lead(p); n > 0 {
+			c.pay(n)
+			return Record{Kind: KindData, Data: p[:n]}, nil
+		}
+	}
+}
+
+// Write sends bytes of the stream. It waits for credit, and returns a
+// *ResetError after a reset, an error of kind errs.Closed after CloseWrite or
+// Close, or when the other side reads no more, and os.ErrDeadlineExceeded. A
+// deadline that passes inside a record resets the stream as well, since what
+// has been written of the record cannot be taken back.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	total := 0
+	for len(p) > 0 {
+		if err := c.awaitCredit(1); err != nil {
+			return total, err
+		}
+		n := min(len(p), c.credit, MaxData)
+		c.head = appendHeader(c.head[:0], KindData, n)
+		sent, err := c.sendPaid(p[:n], n)
+		if err != nil {
+			return total, err
+		}
+		if sent {
+			c.counters.DataOut.Add(uint64(n))
+			total += n
+			p = p[n:]
+		}
+	}
+	return total, nil
+}
+
+// WriteBlock says that the bytes of the block come next in the stream, size of
+// them. The host writes them; if it cannot, it resets the stream with
+// CodeBlockMissing. Only the plugin's side has it. Errors are those of Write, or
+// of kind errs.Invalid.
+func (c *Conn) WriteBlock(block cid.Cid, size int) error {
+	if c.host {
+		return errs.Errorf(errs.Invalid, errs.Caller, "write to "+c.name(), "block records go to the host only")
+	}
+	err := c.writeRef(Record{Kind: KindBlock, Cid: block, Size: size})
+	if err == nil {
+		c.counters.BlocksOut.Add(1)
+	}
+	return err
+}
+
+// WriteRegion says that size bytes of the shared region, beginning at offset,
+// come next in the stream. Only the host's side has it, and only if both sides
+// have CapRegions. Errors are those of Write, or of kind errs.Invalid.
+func (c *Conn) WriteRegion(offset uint64, size int) error {
+	switch {
+	case !c.host:
+		return errs.Errorf(errs.Invalid, errs.Caller, "write to "+c.name(), "region records go to the plugin only")
+	case c.caps&CapRegions == 0:
+		return errs.Errorf(errs.Invalid, errs.Caller, "write to "+c.name(), "region records were not agreed on")
+	}
+	return c.writeRef(Record{Kind: KindRegion, Offset: offset, Size: size})
+}
+
+func (c *Conn) writeRef(r Record) error {
+	body, err := r.Append(nil)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if err := c.awaitCredit(RefCost); err != nil {
+			return err
+		}
+		c.head = append(c.head[:0], body[:headerSize]...)
+		sent, err := c.sendPaid(body[headerSize:], RefCost)
+		if sent || err != nil {
+			return err
+		}
+	}
+}
+
+// CloseWrite ends this side's direction in good order: the other side reads
+// io.EOF after what was written. It does not wait for that. The error is the
+// *ResetError if the stream was reset.
+func (c *Conn) CloseWrite() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	if !c.writeClosed {
+		c.writeClosed = true
+		c.todo.closeWrite = true
+		c.writable.Broadcast()
+		c.flush()
+	}
+	return nil
+}
+
+// CloseRead says that this side reads no more: reads fail, what has come and
+// what still comes is thrown away, and the other side's writes fail. It returns
+// nil.
+func (c *Conn) CloseRead() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closeRead()
+	c.flush()
+	return nil
+}
+
+func (c *Conn) closeRead() {
+	if c.readClosed || c.err != nil {
+		return
+	}
+	c.readClosed = true
+	c.todo.closeRead = !c.eof
+	c.queue.drop()
+	c.wakeReader()
+}
+
+// Close ends both directions in good order: CloseWrite, CloseRead, and the
+// socket. It waits, at most StallTimeout, only if the other process hangs, and
+// for no answer. It returns nil, also when called again.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	c.closeRead()
+	if c.err == nil && !c.writeClosed {
+		c.writeClosed = true
+		c.todo.closeWrite = true
+	}
+	c.writable.Broadcast()
+	c.flush()
+	return nil
+}
+
+// Reset ends both directions at once, without saying why.
+func (c *Conn) Reset() error { return c.ResetWithCode(CodeNone) }
+
+// ResetWithCode ends both directions at once; reads and writes under way return.
+// The other side learns the code if it empties its socket within 200 ms; a write
+// that is inside a record has that long to end it. It returns nil.
+func (c *Conn) ResetWithCode(code uint32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fail(&ResetError{Code: code}, true)
+	return nil
+}
+
+// SetDeadline sets both deadlines.
+func (c *Conn) SetDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setReadDeadline(t)
+	c.setWriteDeadline(t)
+	return nil
+}
+
+// SetReadDeadline makes reads fail that have not ended by t, those under way
+// too. The zero time means never.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setReadDeadline(t)
+	return nil
+}
+
+// SetWriteDeadline makes writes fail that have not ended by t, those under way
+// too. The zero time means never.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setWriteDeadline(t)
+	return nil
+}
+
+func (c *Conn) setReadDeadline(t time.Time) {
+	if !c.sockClosed {
+		c.readBy.set(&c.mu, t)
+	}
+}
+
+func (c *Conn) setWriteDeadline(t time.Time) {
+	if c.sockClosed {
+		return
+	}
+	c.writeBy.set(&c.mu, t)
+	if c.busy && c.err == nil {
+		c.limitWrite()
+	}
+}
+
+// fail ends both directions; the first reason stays. If tell, the other side is
+// sent a reset record. Lock held.
+func (c *Conn) fail(e *ResetError, tell bool) {
+	if c.err != nil {
+		return
+	}
+	c.err = e
+	c.queue.drop()
+	c.todo = todo{reset: tell}
+	close(c.failed)
+	c.stopWriting()
+	c.wakeReader()
+	if c.busy {
+		c.limitWrite()
+	}
+	c.flush()
+}
+
+// stopWriting makes writes fail because the other side takes no more. Lock held.
+func (c *Conn) stopWriting() {
+	if !c.stop {
+		c.stop = true
+		close(c.stopped)
+	}
+	c.writable.Broadcast()
+}
+
+// deadline is a point in time; when it passes, wake is called with the lock that
+// guards the deadline.
+type deadline struct {
+	wake   func()
+	at     time.Time
+	passed bool
+	timer  *time.Timer
+}
+
+func (d *deadline) set(mu *sync.Mutex, t time.Time) {
+	d.at = t
+	d.passed = false
+	if t.IsZero() {
+		d.end()
+		return
+	}
+	left := time.Until(t)
+	if left <= 0 {
+		d.end()
+		d.passed = true
+		d.wake()
+		return
+	}
+	if d.timer != nil {
+		d.timer.Reset(left)
+		return
+	}
+	d.timer = time.AfterFunc(left, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if d.at.IsZero() || d.passed {
+			return
+		}
+		// The deadline may have been moved while this was about to run.
+		if left := time.Until(d.at); left > 0 {
+			d.timer.Reset(left)
+			return
+		}
+		d.passed = true
+		d.wake()
+	})
+}
+
+// over reports whether the deadline has passed, even if nobody was woken yet.
+func (d *deadline) over() bool { return d.passed || !d.at.IsZero() && !time.Now().Before(d.at) }
+
+// end stops the timer.
+func (d *deadline) end() {
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+}

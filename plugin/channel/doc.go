@@ -1,0 +1,62 @@
+// Package channel carries streams of bytes between a host process and a plugin
+// process. It owns what crosses the boundary beside the control calls: the
+// socket, the greeting that proves who is on it, and the records on it. It
+// knows nothing of how the processes find each other, of libp2p, or of block
+// exchanges: a host gives [Bridge] anything that looks like a [Stream].
+//
+// # A stream is records on a socket of its own
+//
+// Each stream has a unix-socket connection of its own. Raw bytes would not do:
+// when a process is killed its sockets read as a clean end, and a cut frame
+// would pass for a close. So each direction is a sequence of records, a kind
+// (1 byte), a length (4 bytes, little-endian) and that many bytes:
+//
+//	kind            bytes                  meaning
+//	1 data          1 to 262,144           bytes of the stream
+//	2 block         size (4), CID          "put the block CID here"; to the host only
+//	3 region        offset (8), length (4) bytes of the stream, in shared memory; to the plugin only
+//	4 close-write   none                   the stream ends here, in good order
+//	5 reset         code (4)               both directions end at once
+//	6 credit        bytes (4)              so much more may be sent
+//	7 close-read    none                   send no more; what comes is thrown away
+//	128 to 255      0 to 262,144           skipped: room for later versions
+//
+// Anything else is a protocol error, answered with a reset of [CodeProtocol].
+// A socket that ends before close-write is a reset for whoever reads, and so is
+// one that ends inside a record. A socket that ends after close-write is closed
+// in both directions. Region records need [CapRegions] from both sides; without
+// it they are protocol errors. No version so far offers it by itself.
+//
+// # Credit
+//
+// Each side says in the greeting how many bytes it is ready to hold (its
+// window), and gives credit back as they are read. A data record costs its
+// length; a block or region record costs [RefCost] whatever it names, which
+// bounds how many are waiting (64 with the usual window) and not how much they
+// name. A block record is paid back when the bytes are on their way, so a slow
+// peer of the host slows the plugin down. A side that sends more than its
+// credit breaks the protocol, so the memory of a stream is bounded by the window
+// even if the other side misbehaves.
+//
+// Each end always empties its socket, whether or not anybody reads. So a write
+// to the socket that does not end within [StallTimeout] means that the other
+// process hangs, and resets the stream.
+//
+// # Goroutines
+//
+//	Listener.accept     one per Listener; ends with Close, which waits for it
+//	Listener.serve      one per connection: greets, then is that Conn's Conn.run;
+//	                    ends with the socket; Listener.Close waits for it
+//	Conn.run            on the dialling side, one per Conn; ends with the socket; Conn.Done tells
+//	Conn.absent         a timer's, now and then; wakes Conn.run and ends
+//	Bridge              two per call, waited for before it returns
+//
+// A reader takes its bytes from the socket itself; Conn.run does it for everybody
+// else while there is no reader (see Conn.lead).
+//
+// # Where to look
+//
+// record.go and hello.go are the formats; conn.go is the stream as its user
+// sees it, receive.go and send.go the two halves behind it, queue.go what waits
+// to be read; listen.go and dial.go greet; bridge.go joins a stream to a Conn.
+package channel
