@@ -514,6 +514,21 @@ func TestShunned(t *testing.T) {
 	alice.wants("a new connection is a new start", probe(many("z", 1)...))
 }
 
+func TestShunnedOnce(t *testing.T) {
+	s := start(t, "a message with many bad blocks has a peer shunned once, and what it was asked for taken back once")
+	alice := s.peer("alice")
+	x := many("x", 20)
+	s.get(0, x...)
+	alice.has(x...)
+	alice.deaf()
+	alice.forges(x...)
+	alice.wants("what was left when the last one was too many", cancel(x[maxBad-1:]...))
+	st := s.e.Stats()
+	if st.PeersShunned != 1 || st.BadBlocks != 20 {
+		s.fail("%d peers are shunned for %d bad blocks, want 1 for 20", st.PeersShunned, st.BadBlocks)
+	}
+}
+
 func block_() wire.Address { return many("other", 1)[0] }
 
 func TestDisconnect(t *testing.T) {

@@ -148,6 +148,15 @@ func (c *checker) getters() {
 		c.that(n <= 1 && (n == 1) == g.inTurn, "getter %d is %d times in turn, says %v", id, n, g.inTurn)
 		c.that(g.ready.len == 0 || g.inTurn, "getter %d has %d ready wants and is not in turn", id, g.ready.len)
 	}
+	waiting := map[*getter]int{}
+	for _, g := range e.waiting {
+		waiting[g]++
+		c.that(e.getters[g.id] == g, "getter %d waits for its backlog and has ended", g.id)
+	}
+	for id, g := range e.getters {
+		c.that(waiting[g] <= 1, "getter %d waits for its backlog %d times", id, waiting[g])
+		c.that(len(g.later) == 0 || waiting[g] == 1, "getter %d has %d CIDs in its backlog and does not wait for them", id, len(g.later))
+	}
 	for i, s := range e.live {
 		c.that(s.place == i, "a session says it is in place %d, is in %d", s.place, i)
 		c.that(s.getters == perSession[s], "a session has %d getters, says %d", perSession[s], s.getters)

@@ -36,8 +36,6 @@ type want struct {
 	size    int     // what the block was taken to measure, in the peer's and the getter's load
 	timer   timer   // when to doubt that the peer answers
 	hurry   bool    // somebody else announced it: the timer is final
-
-	since time.Time // when the want became active
 }
 
 func (w *want) owner() *getter { return w.getters[0] }
@@ -273,7 +271,7 @@ func (e *Engine) fill(g *getter) {
 		}
 		w := e.wants[a]
 		if w == nil {
-			w = &want{address: a, since: e.now}
+			w = &want{address: a}
 			w.timer.owner = w
 			e.wants[a] = w
 		} else if slices.Contains(w.getters, g) {
