@@ -217,8 +217,8 @@ func rttCases(b *bench) (list []benchCase) {
 }
 
 func rttAnchor(name string) (string, bool) {
-	at, _, _ := strings.Cut(name, "/")
-	if at == "1to4" {
+	at, what, _ := strings.Cut(name, "/")
+	if at == "1to4" || what == "session" {
 		return "", false
 	}
 	return at + "/tcp", true
