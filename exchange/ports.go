@@ -5,12 +5,11 @@ import (
 	"io"
 	"time"
 
-	boxo "github.com/ipfs/boxo/exchange"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/codexchange/codexchange/exchange/wire"
+	"github.com/codexchange/codexchange/exchange/dataset"
 )
 
 // ProtocolID is the libp2p protocol that this package speaks.
@@ -106,40 +105,11 @@ type Router interface {
 	FindProviders(ctx context.Context, c cid.Cid, max int) <-chan peer.AddrInfo
 }
 
-// A LeafBlock is a block of a dataset as it came from a peer, verified: its
-// bytes hash to the CID, and the proof leads from the CID to the tree.
-type LeafBlock struct {
-	blocks.Block
-	Root  cid.Cid
-	Index uint64
-	Proof []byte // encoded, as package merkle does
-}
-
-// A Tree is the Merkle tree of a dataset, as its manifest names it.
-type Tree struct {
-	Root cid.Cid
-	// Leaves is the number of blocks, 0 if it is not known. Proofs state it too,
-	// and the root alone does not tell: what a peer states is put right if it
-	// is known.
-	Leaves uint64
-}
-
-// A LeafFetcher is implemented by exchanges that can fetch the blocks of a
-// dataset by tree and index. Find it by type assertion on an exchange or a
-// session.
-type LeafFetcher interface {
-	// GetLeaves fetches the blocks of a tree in the given ranges. The
-	// channel is closed when every block has come, or ctx ends, or the
-	// exchange closes. Blocks come in any order, each once. The caller stores
-	// block and leaf record, and then calls NotifyNewLeaves.
-	GetLeaves(ctx context.Context, tree Tree, indices ...wire.Range) (<-chan LeafBlock, error)
-}
-
-// A LeafExchange fetches and serves leaves beside blocks.
-type LeafExchange interface {
-	boxo.SessionExchange
-	LeafFetcher
-	// NotifyNewLeaves tells the exchange that leaves of a tree can now be read
-	// from its Blocks and Leaves, so that peers that wait for them are served.
-	NotifyNewLeaves(ctx context.Context, root cid.Cid, indices ...wire.Range) error
-}
+// What is said about datasets has a package of its own, so that an exchange can
+// run in another process than its callers.
+type (
+	LeafBlock    = dataset.LeafBlock
+	Tree         = dataset.Tree
+	LeafFetcher  = dataset.LeafFetcher
+	LeafExchange = dataset.LeafExchange
+)
