@@ -60,7 +60,7 @@ func fromError(err error, depth int) *Error {
 	case *errs.Error:
 		m.Is = &Error_Fault_{Fault: &Error_Fault{Kind: uint32(e.Kind), Fault: uint32(e.Fault), Op: clip(e.Op), Subject: clip(e.Subject)}}
 	case errs.Kind:
-		m.Is = &Error_Fault_{Fault: &Error_Fault{Kind: uint32(e)}}
+		m.Is = &Error_Kind{Kind: uint32(e)}
 	case ipld.ErrNotFound:
 		m.Is = &Error_NotFound{NotFound: e.Cid.Bytes()}
 	case *channel.ResetError:
@@ -127,6 +127,8 @@ func (m *Error) err(depth int) error {
 	case *Error_Fault_:
 		e := errs.E(kind(is.Fault.GetKind()), fault(is.Fault.GetFault()), is.Fault.GetOp(), is.Fault.GetSubject(), cause)
 		return said(m.Text, e)
+	case *Error_Kind:
+		return said(m.Text, kind(is.Kind))
 	case *Error_NotFound:
 		e := ipld.ErrNotFound{}
 		if _, c, err := cid.CidFromBytes(is.NotFound); err == nil {

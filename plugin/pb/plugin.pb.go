@@ -45,9 +45,10 @@ type Error struct {
 	//	*Error_Sentinel
 	//	*Error_NotFound
 	//	*Error_StreamReset_
+	//	*Error_Kind
 	Is isError_Is `protobuf_oneof:"is"`
 	// What the error wraps: none, one, or several that are joined.
-	Causes        []*Error `protobuf:"bytes,6,rep,name=causes,proto3" json:"causes,omitempty"`
+	Causes        []*Error `protobuf:"bytes,7,rep,name=causes,proto3" json:"causes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -132,6 +133,15 @@ func (x *Error) GetStreamReset() *Error_StreamReset {
 	return nil
 }
 
+func (x *Error) GetKind() uint32 {
+	if x != nil {
+		if x, ok := x.Is.(*Error_Kind); ok {
+			return x.Kind
+		}
+	}
+	return 0
+}
+
 func (x *Error) GetCauses() []*Error {
 	if x != nil {
 		return x.Causes
@@ -159,6 +169,10 @@ type Error_StreamReset_ struct {
 	StreamReset *Error_StreamReset `protobuf:"bytes,5,opt,name=stream_reset,json=streamReset,proto3,oneof"` // a *channel.ResetError
 }
 
+type Error_Kind struct {
+	Kind uint32 `protobuf:"varint,6,opt,name=kind,proto3,oneof"` // an errs.Kind by itself
+}
+
 func (*Error_Fault_) isError_Is() {}
 
 func (*Error_Sentinel) isError_Is() {}
@@ -166,6 +180,8 @@ func (*Error_Sentinel) isError_Is() {}
 func (*Error_NotFound) isError_Is() {}
 
 func (*Error_StreamReset_) isError_Is() {}
+
+func (*Error_Kind) isError_Is() {}
 
 type StartRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3635,14 +3651,15 @@ var File_plugin_proto protoreflect.FileDescriptor
 
 const file_plugin_proto_rawDesc = "" +
 	"\n" +
-	"\fplugin.proto\x12\x15codexchange.plugin.v1\"\xb7\x03\n" +
+	"\fplugin.proto\x12\x15codexchange.plugin.v1\"\xcd\x03\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12:\n" +
 	"\x05fault\x18\x02 \x01(\v2\".codexchange.plugin.v1.Error.FaultH\x00R\x05fault\x12\x1c\n" +
 	"\bsentinel\x18\x03 \x01(\tH\x00R\bsentinel\x12\x1d\n" +
 	"\tnot_found\x18\x04 \x01(\fH\x00R\bnotFound\x12M\n" +
-	"\fstream_reset\x18\x05 \x01(\v2(.codexchange.plugin.v1.Error.StreamResetH\x00R\vstreamReset\x124\n" +
-	"\x06causes\x18\x06 \x03(\v2\x1c.codexchange.plugin.v1.ErrorR\x06causes\x1a[\n" +
+	"\fstream_reset\x18\x05 \x01(\v2(.codexchange.plugin.v1.Error.StreamResetH\x00R\vstreamReset\x12\x14\n" +
+	"\x04kind\x18\x06 \x01(\rH\x00R\x04kind\x124\n" +
+	"\x06causes\x18\a \x03(\v2\x1c.codexchange.plugin.v1.ErrorR\x06causes\x1a[\n" +
 	"\x05Fault\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x14\n" +
 	"\x05fault\x18\x02 \x01(\rR\x05fault\x12\x0e\n" +
@@ -4066,6 +4083,7 @@ func file_plugin_proto_init() {
 		(*Error_Sentinel)(nil),
 		(*Error_NotFound)(nil),
 		(*Error_StreamReset_)(nil),
+		(*Error_Kind)(nil),
 	}
 	file_plugin_proto_msgTypes[3].OneofWrappers = []any{
 		(*Command_Want)(nil),
