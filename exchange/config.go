@@ -53,7 +53,8 @@ type Config struct {
 	// on to its caller before it stops asking for more. Default 16 MiB.
 	BufferedBytes int
 	// ServingBytes is how much block data may be in memory on its way out, to
-	// all peers together. Default 64 MiB.
+	// all peers together; what goes by reference (BlockWriter) counts as well.
+	// Default 64 MiB.
 	ServingBytes int
 	// BroadcastPeers is how many peers are asked at a time when it is not known
 	// who has a block. Default 64.

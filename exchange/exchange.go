@@ -40,10 +40,11 @@ type Exchange struct {
 	ending bool           // nothing more is started from outside; guarded by endMu
 	endMu  sync.Mutex
 
-	lost    lost   // sessions
-	reading gates  // bounds what one peer has us read at a time
-	meter   meter  // of the loop
-	metrics func() // takes the collector out of its registry
+	lost    lost        // sessions
+	reading gates       // bounds what one peer has us read at a time
+	refs    atomic.Bool // the latest stream was a BlockWriter, so the next will be
+	meter   meter       // of the loop
+	metrics func()      // takes the collector out of its registry
 	debug   *wireLog
 }
 
@@ -176,6 +177,10 @@ func (d *lost) take() []engine.SessionID {
 // Whoever waits for one of them, here or elsewhere, gets it. It returns at once,
 // and without error after Close too: a blockservice fails the read that brought
 // the blocks if this fails.
+//
+// A block with a method Size() int is asked that way how many bytes it has. So it
+// may be one that reads its bytes only when RawData is called, which is left to
+// the getters here that wait for it: they are given the value as it is.
 func (e *Exchange) NotifyNewBlocks(ctx context.Context, list ...blocks.Block) error {
 	if len(list) == 0 {
 		return nil
@@ -183,11 +188,19 @@ func (e *Exchange) NotifyNewBlocks(ctx context.Context, list ...blocks.Block) er
 	ev := engine.Stored{Blocks: make([]engine.Block, len(list))}
 	got := make([]arrival, len(list))
 	for i, b := range list {
-		ev.Blocks[i] = engine.Block{Address: wire.Block(b.Cid()), Size: len(b.RawData())}
+		ev.Blocks[i] = engine.Block{Address: wire.Block(b.Cid()), Size: sizeOf(b)}
 		got[i].block = b
 	}
 	e.post(input{event: ev, blocks: got})
 	return nil
+}
+
+// sizeOf is the length of a block, bytes; see NotifyNewBlocks.
+func sizeOf(b blocks.Block) int {
+	if b, ok := b.(interface{ Size() int }); ok {
+		return b.Size()
+	}
+	return len(b.RawData())
 }
 
 // NotifyNewLeaves tells the exchange that leaves can be served now; see

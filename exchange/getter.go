@@ -328,7 +328,7 @@ func forward[T any](ctx context.Context, e *Exchange, g *getter, out chan<- T, a
 			return false
 		}
 		took.Blocks++
-		took.Bytes += len(a.block.RawData())
+		took.Bytes += sizeOf(a.block)
 		if len(g.in) == 0 || took.Blocks >= tookBlocks || took.Bytes >= e.cfg.BufferedBytes/4 {
 			e.post(input{event: took})
 			took.Blocks, took.Bytes = 0, 0

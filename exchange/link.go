@@ -40,8 +40,11 @@ type link struct {
 	blocks chan outgoing
 	jobs   chan engine.Action // Lookup, SendBlocks
 
-	stream Stream           // owned by write, nil if there is none
-	writer *blockexc.Writer // of stream
+	// Owned by write.
+	stream   Stream           // nil if there is none
+	writer   *blockexc.Writer // of stream
+	referred bool             // blocks have been written to stream by reference
+	doubtful bool             // the latest such stream has broken, see put
 }
 
 // outgoing is one message, and what the engine is told when it is out.
@@ -49,6 +52,9 @@ type outgoing struct {
 	message wire.Message
 	size    int // of its blocks, bytes
 	sent    engine.Sent
+
+	order engine.SendBlocks // that the blocks are in; of a list, nothing
+	refs  bool              // the message has its blocks by reference
 }
 
 func newLink(ctx context.Context, e *Exchange, p peer.ID, epoch uint64) *link {
@@ -109,15 +115,14 @@ func (k *link) write() {
 // deliver writes one message, on a new stream if the one there is has broken. A
 // peer may close a stream at any time and go on with another (protocol note 3).
 func (k *link) deliver(out *outgoing) bool {
-	if out.message.Empty() {
-		return true // all of its blocks were gone
-	}
 	pause := retryAfter
 	for try := 1; ; try++ {
+		if out.message.Empty() {
+			return true // all of its blocks were gone
+		}
 		old := k.stream != nil
 		err := k.put(out)
 		if err == nil {
-			k.exchange.debug.sent(k.peer, &out.message)
 			return true
 		}
 		k.hangUp()
@@ -147,17 +152,36 @@ func timedOut(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
+// put tries to write one message. Blocks go by reference if the message was made
+// that way, the stream can do it, and there is no doubt about it. There is when a
+// stream broke that had references on it: one of their blocks may be gone from the
+// store, or damaged, and nobody says which. So the next message of blocks, which
+// is that one if it was noticed at once, is made anew of the blocks themselves.
+// Reading them shows what is missing, and the peer gets the others.
 func (k *link) put(out *outgoing) error {
 	if k.stream == nil {
 		if err := k.open(); err != nil {
 			return err
 		}
 	}
+	if _, can := k.stream.(BlockWriter); out.refs && (!can || k.doubtful) {
+		if *out = k.read(out.order, false); out.message.Empty() {
+			return nil
+		}
+	}
 	within := writeWithin + time.Duration(out.size)*time.Second/writeRate
 	if err := k.stream.SetWriteDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
-	return k.writer.Write(&out.message)
+	k.referred = k.referred || out.refs
+	if err := k.writer.Write(&out.message); err != nil {
+		return err
+	}
+	if out.sent.Blocks && !out.refs {
+		k.doubtful = false
+	}
+	k.exchange.debug.sent(k.peer, &out.message)
+	return nil
 }
 
 // open opens the outbound stream and has it read, for a peer may answer on it as
@@ -180,10 +204,12 @@ func (k *link) hangUp() {
 	if k.stream != nil {
 		_ = k.stream.Reset() // there is nobody left to tell
 		k.stream, k.writer = nil, nil
+		k.doubtful, k.referred = k.doubtful || k.referred, false
 	}
 }
 
 // complain logs what the local store could not do, which is an operator's matter.
+// The address is the first of those that it was asked about.
 func (k *link) complain(what string, a wire.Address, err error) {
 	if err == nil || errors.Is(err, errs.NotFound) || k.ctx.Err() != nil {
 		return

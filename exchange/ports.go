@@ -79,8 +79,23 @@ type Stream interface {
 	SetWriteDeadline(t time.Time) error
 }
 
+// A BlockWriter is a Stream that puts blocks into itself. The exchange writes
+// "block c goes here" in the place of its bytes, and whoever carries the stream
+// (the host, if the exchange is its plugin) takes them from the store that Blocks
+// stands for. So blocks are served that the exchange never reads: it only asks
+// Blocks for their size. A Stream may be one or not; that those of a Network are
+// all of one kind is usual, and saves work.
+type BlockWriter interface {
+	// WriteBlock does what a Write of all the bytes of block c would do, in order
+	// with the Writes around it, but it may return before the store is asked. If it
+	// then turns out that the store does not have size bytes of c, the stream is
+	// reset: the message cannot be ended, so the other side must not read io.EOF,
+	// and on this side later reads and writes fail. Deadlines are those of Write.
+	WriteBlock(c cid.Cid, size int) error
+}
+
 // Blocks is the local store, as far as serving needs it. Its methods may be
-// called from any goroutine.
+// called from any goroutine. It may be a Sizer.
 type Blocks interface {
 	// Size is the length of a block in bytes, or errs.NotFound.
 	Size(ctx context.Context, c cid.Cid) (int, error)
@@ -88,13 +103,37 @@ type Blocks interface {
 	Get(ctx context.Context, c cid.Cid) (blocks.Block, error)
 }
 
+// A Sizer is a Blocks that is asked about many blocks at once, where that costs
+// less than one after the other.
+type Sizer interface {
+	// Sizes gives the length of each block in bytes, in the order of the list, and
+	// -1 for those that are not held. The list has at most 256 CIDs. An error is
+	// about all of them.
+	Sizes(ctx context.Context, list []cid.Cid) ([]int, error)
+}
+
 // Leaves is the local store of leaf records: which block stands at which index
 // of which tree, and the proof of it. Its methods may be called from any
-// goroutine.
+// goroutine. It may be a LeafBatcher.
 type Leaves interface {
 	// Leaf returns the CID of the block and its encoded proof (package
 	// merkle), or errs.NotFound. The block itself is in Blocks, or was.
 	Leaf(ctx context.Context, root cid.Cid, index uint64) (block cid.Cid, proof []byte, err error)
+}
+
+// A LeafBatcher is a Leaves that is asked about many leaves of a tree at once, and
+// knows of their blocks as well whether Blocks has them.
+type LeafBatcher interface {
+	// LeafBatch finds leaves of the tree root, in the order of the indices, of
+	// which there are at most 256. An error is about all of them.
+	LeafBatch(ctx context.Context, root cid.Cid, indices []uint64) ([]Leaf, error)
+}
+
+// A Leaf is what a LeafBatcher says of one place in a tree.
+type Leaf struct {
+	Cid   cid.Cid // of the block; undefined if there is no record
+	Proof []byte  // encoded, see package merkle
+	Size  int     // of the block, bytes; -1 if Blocks does not hold it
 }
 
 // Router finds who has content. Its methods may be called from any goroutine.

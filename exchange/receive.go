@@ -57,6 +57,8 @@ func (e *Exchange) read(ctx context.Context, s Stream) {
 	defer func() { _ = s.Reset() }() // there is nobody left to tell
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
 	p := s.Peer()
+	_, refs := s.(BlockWriter)
+	e.refs.Store(refs)
 	g, ok := e.reading.enter(p)
 	if !ok {
 		e.cfg.Logger.Info("stream refused: the peer has too many", "peer", p, "streams", streamsPerPeer)

@@ -10,6 +10,7 @@ package blocks
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/ipfs/boxo/blockstore"
 	blocks "github.com/ipfs/go-block-format"
@@ -33,8 +34,57 @@ type Store struct {
 
 var _ exchange.Blocks = (*Store)(nil)
 
-// New reads from bs, which remains the caller's to close.
-func New(bs blockstore.Blockstore) *Store { return &Store{bs: bs} }
+// New reads from bs, which remains the caller's to close. If bs has the method of
+// exchange.Sizer, as the store that a host lends to its plugin, what is returned
+// is one too, and passes each list on in one call. It is a *Store otherwise.
+func New(bs blockstore.Blockstore) exchange.Blocks {
+	s := &Store{bs: bs}
+	if sizer, ok := bs.(exchange.Sizer); ok {
+		return &sizingStore{Store: s, sizer: sizer}
+	}
+	return s
+}
+
+// A sizingStore is a Store over a blockstore that is asked about many blocks at
+// once.
+type sizingStore struct {
+	*Store
+	sizer exchange.Sizer // the blockstore
+}
+
+var _ exchange.Sizer = (*sizingStore)(nil)
+
+// Sizes is the length of each block, -1 if it is not there.
+func (s *sizingStore) Sizes(ctx context.Context, list []cid.Cid) ([]int, error) {
+	const op = "sizes of blocks from"
+	sizes := make([]int, len(list))
+	var ask []cid.Cid
+	var at []int // in list
+	for i, c := range list {
+		if data, ok := builtIn(c); ok {
+			sizes[i] = len(data)
+			continue
+		}
+		ask, at = append(ask, c), append(at, i)
+	}
+	if len(ask) == 0 {
+		return sizes, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fail(ctx, op, ask[0], err)
+	}
+	got, err := s.sizer.Sizes(ctx, ask)
+	if err == nil && len(got) != len(ask) {
+		err = fmt.Errorf("store gave %d sizes, want %d", len(got), len(ask))
+	}
+	if err != nil {
+		return nil, fail(ctx, op, ask[0], err)
+	}
+	for j, i := range at {
+		sizes[i] = got[j]
+	}
+	return sizes, nil
+}
 
 // Size is the length of a block in bytes.
 func (s *Store) Size(ctx context.Context, c cid.Cid) (int, error) {

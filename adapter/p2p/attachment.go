@@ -236,7 +236,7 @@ func (a *attachment) accept(s network.Stream) {
 		release()
 		return
 	}
-	a.h.HandleStream(&stream{s: s, release: release})
+	a.h.HandleStream(newStream(s, release))
 }
 
 // enter registers a stream as waiting, and its goroutine as one to wait for,

@@ -45,6 +45,12 @@
 // Inbound streams wait, on the goroutine that the host has for each, until the
 // peer is up. One peer may have [Options].InboundStreams of them; more are reset.
 //
+// # Blocks by reference
+//
+// Where the host's streams have a method WriteBlock(cid.Cid, int) error, as those
+// have that a host process lends to a plugin, the streams given to the exchange
+// are exchange.BlockWriters; otherwise they are not.
+//
 // # Goroutines
 //
 // Between Attach and detach there are two, and detach waits for both:

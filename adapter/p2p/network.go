@@ -128,7 +128,7 @@ func (n *Network) NewStream(ctx context.Context, p peer.ID) (exchange.Stream, er
 		_ = s.ResetWithError(network.StreamResourceLimitExceeded)
 		return nil, errs.E(errs.Unreachable, errs.Ours, op, p.String(), err)
 	}
-	return &stream{s: s}, nil
+	return newStream(s, nil), nil
 }
 
 // Connect dials a peer at the given addresses and those that the host knows of

@@ -5,6 +5,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/codexchange/codexchange/exchange"
 )
 
 // stream is exchange.Stream over one stream of the host.
@@ -15,6 +17,21 @@ import (
 type stream struct {
 	s       network.Stream
 	release func() // called after Close and Reset, each time; nil on outbound streams
+}
+
+// A blockStream is a stream of a host that puts blocks into it, as one does that is
+// lent to a plugin: an exchange.BlockWriter because its libp2p stream is one.
+type blockStream struct {
+	*stream
+	exchange.BlockWriter
+}
+
+func newStream(s network.Stream, release func()) exchange.Stream {
+	st := &stream{s: s, release: release}
+	if w, ok := s.(exchange.BlockWriter); ok {
+		return blockStream{st, w}
+	}
+	return st
 }
 
 func (s *stream) Peer() peer.ID               { return s.s.Conn().RemotePeer() }

@@ -76,9 +76,13 @@ func items[T any](b *strings.Builder, list []T) {
 	}
 }
 
-// String tells address, length and, if it is not that of the address, CID.
+// String tells address, length, whether that is only a reference and, if it is not
+// that of the address, CID.
 func (d Delivery) String() string {
-	s := fmt.Sprintf("%v %d bytes", d.Address, len(d.Data))
+	s := fmt.Sprintf("%v %d bytes", d.Address, d.Size())
+	if d.Ref > 0 {
+		s += " by reference"
+	}
 	if d.Cid != d.Address.Root {
 		s += " cid " + CidString(d.Cid)
 	}

@@ -167,12 +167,22 @@ func (p Price) String() string { return p.Big().String() }
 // proof (package merkle); nil if there is none. What arrives here has been
 // parsed and nothing more: that Data hashes to Cid, and that the proof leads to
 // the tree, is for the receiver to check.
+//
+// A delivery by reference has no Data: it says that the Ref bytes of the block
+// Cid belong there, and the stream that it is written to puts them in. So only
+// messages to be sent have such deliveries, and decoders never make one. A
+// delivery with neither Data nor Ref is an empty block, of which there is nothing
+// to put in.
 type Delivery struct {
 	Address Address
 	Cid     cid.Cid
 	Data    []byte
+	Ref     int // bytes of block Cid in the place of Data; 0 if Data is the block
 	Proof   []byte
 }
+
+// Size is the length of the block, bytes.
+func (d Delivery) Size() int { return len(d.Data) + d.Ref }
 
 // Message is everything one frame can hold. The zero Message is empty.
 type Message struct {

@@ -108,6 +108,7 @@ func TestTexts(t *testing.T) {
 		{wire.Presence{Address: a}, "HAVE " + a.String()},
 		{wire.Presence{Address: a, Type: wire.DontHave, Price: one}, "DONT_HAVE " + a.String() + " at 1"},
 		{wire.Delivery{Address: a, Cid: raw, Data: []byte("abc")}, a.String() + " 3 bytes"},
+		{wire.Delivery{Address: a, Cid: raw, Ref: 300}, a.String() + " 300 bytes by reference"},
 		{wire.Delivery{Address: wire.Leaf(tree, 7), Cid: raw, Proof: []byte{}}, wire.Leaf(tree, 7).String() + " 0 bytes cid " + raw.String() + " proof 0 bytes"},
 	} {
 		if got := tc.value.String(); got != tc.want {

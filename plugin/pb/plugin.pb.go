@@ -1416,7 +1416,10 @@ type StatReply struct {
 	Wants           uint64                 `protobuf:"varint,7,opt,name=wants,proto3" json:"wants,omitempty"` // now
 	Peers           uint64                 `protobuf:"varint,8,opt,name=peers,proto3" json:"peers,omitempty"` // now
 	// Whatever else the exchange counts.
-	More          map[string]uint64 `protobuf:"bytes,9,rep,name=more,proto3" json:"more,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	More map[string]uint64 `protobuf:"bytes,9,rep,name=more,proto3" json:"more,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// What the plugin's process uses; 0 if it is the host's own.
+	Cpu           uint64 `protobuf:"varint,10,opt,name=cpu,proto3" json:"cpu,omitempty"`       // since its start, user and system, ns
+	Memory        uint64 `protobuf:"varint,11,opt,name=memory,proto3" json:"memory,omitempty"` // held by its runtime now, bytes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1512,6 +1515,20 @@ func (x *StatReply) GetMore() map[string]uint64 {
 		return x.More
 	}
 	return nil
+}
+
+func (x *StatReply) GetCpu() uint64 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
+}
+
+func (x *StatReply) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
 }
 
 type WantlistRequest struct {
@@ -3754,7 +3771,7 @@ const file_plugin_proto_rawDesc = "" +
 	"\n" +
 	"DoneResult\x122\n" +
 	"\x05error\x18\x01 \x01(\v2\x1c.codexchange.plugin.v1.ErrorR\x05error\"\r\n" +
-	"\vStatRequest\"\x94\x03\n" +
+	"\vStatRequest\"\xbe\x03\n" +
 	"\tStatReply\x12'\n" +
 	"\x0fblocks_received\x18\x01 \x01(\x04R\x0eblocksReceived\x12%\n" +
 	"\x0ebytes_received\x18\x02 \x01(\x04R\rbytesReceived\x12)\n" +
@@ -3766,7 +3783,10 @@ const file_plugin_proto_rawDesc = "" +
 	"bytes_sent\x18\x06 \x01(\x04R\tbytesSent\x12\x14\n" +
 	"\x05wants\x18\a \x01(\x04R\x05wants\x12\x14\n" +
 	"\x05peers\x18\b \x01(\x04R\x05peers\x12>\n" +
-	"\x04more\x18\t \x03(\v2*.codexchange.plugin.v1.StatReply.MoreEntryR\x04more\x1a7\n" +
+	"\x04more\x18\t \x03(\v2*.codexchange.plugin.v1.StatReply.MoreEntryR\x04more\x12\x10\n" +
+	"\x03cpu\x18\n" +
+	" \x01(\x04R\x03cpu\x12\x16\n" +
+	"\x06memory\x18\v \x01(\x04R\x06memory\x1a7\n" +
 	"\tMoreEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"%\n" +

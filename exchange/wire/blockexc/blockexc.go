@@ -27,7 +27,8 @@
 // The encoder writes what the Codex node writes, byte for byte: fields in
 // ascending order, defaults written out, prices of 32 bytes. It refuses what
 // would harm a Codex node that reads it. Blocks go from the caller's memory to
-// the stream without a copy.
+// the stream without a copy, or are put in by the stream itself where it can do
+// that (see [Writer.Write]); the bytes that arrive are the same.
 package blockexc
 
 import (
@@ -180,7 +181,7 @@ func addressSize(a wire.Address) int {
 }
 
 func deliverySize(d *wire.Delivery) int {
-	n := bytesSize(d.Cid.ByteLen()) + bytesSize(len(d.Data)) + bytesSize(addressSize(d.Address))
+	n := bytesSize(d.Cid.ByteLen()) + bytesSize(d.Size()) + bytesSize(addressSize(d.Address))
 	if hasProof(d) {
 		n += bytesSize(len(d.Proof))
 	}

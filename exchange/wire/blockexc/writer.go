@@ -25,26 +25,40 @@ type Writer struct {
 	enc    encoder
 }
 
+// A blockWriter is a stream that puts blocks in by itself, see Writer.Write.
+type blockWriter interface {
+	WriteBlock(block cid.Cid, size int) error
+}
+
 // NewWriter returns a Writer to w. Only MaxFrame of the limits concerns it.
 func NewWriter(w io.Writer, l Limits) *Writer {
-	return &Writer{limits: l.withDefaults(), enc: encoder{w: w}}
+	refs, _ := w.(blockWriter)
+	return &Writer{limits: l.withDefaults(), enc: encoder{w: w, refs: refs}}
 }
 
 // Write writes m as one frame, in several writes if it is long. The bytes of
 // blocks of 4 KiB and more are handed to the stream from where they are; they
 // must not change until Write returns, and are not used after.
 //
+// The block of a delivery by reference is put in by the stream, which has to have
+//
+//	WriteBlock(block cid.Cid, size int) error
+//
+// for that. It is called in the place of a Write of the bytes, and not for an
+// empty block.
+//
 // A message that may not be sent is refused before anything is written, with an
 // error of kind errs.Invalid (an undefined or overlong CID, an index beyond
-// MaxIndex, an unknown type, an account of wrong length) or errs.TooLarge; the
-// Writer stays usable. Negative priorities are written as 0. Errors of the
-// stream are returned as they are, by every later call too, since the other
-// side has then seen part of a frame.
+// MaxIndex, an unknown type, an account of wrong length, a reference if the
+// stream does not put blocks in) or errs.TooLarge; the Writer stays usable.
+// Negative priorities are written as 0. Errors of the stream are returned as they
+// are, by every later call too, since the other side has then seen part of a
+// frame.
 func (w *Writer) Write(m *wire.Message) error {
 	if w.enc.err != nil {
 		return w.enc.err
 	}
-	if err := check(m); err != nil {
+	if err := check(m, w.enc.refs != nil); err != nil {
 		return err
 	}
 	n := Size(m)
@@ -58,9 +72,10 @@ func (w *Writer) Write(m *wire.Message) error {
 }
 
 // Append appends the encoded message, without its frame, to dst. It refuses the
-// same messages as [Writer.Write], but no length; then it returns dst as it was.
+// same messages as [Writer.Write], but no length, and deliveries by reference;
+// then it returns dst as it was.
 func Append(dst []byte, m *wire.Message) ([]byte, error) {
-	if err := check(m); err != nil {
+	if err := check(m, false); err != nil {
 		return dst, err
 	}
 	e := encoder{buf: dst}
@@ -70,8 +85,8 @@ func Append(dst []byte, m *wire.Message) ([]byte, error) {
 
 const opEncode = "encode message"
 
-// check reports what must not be sent.
-func check(m *wire.Message) error {
+// check reports what must not be sent. Without refs that is every reference.
+func check(m *wire.Message, refs bool) error {
 	for i := range m.WantList.Entries {
 		e := &m.WantList.Entries[i]
 		err := checkAddress(e.Address)
@@ -87,6 +102,9 @@ func check(m *wire.Message) error {
 		err := checkAddress(d.Address)
 		if err == nil {
 			err = checkCid(d.Cid)
+		}
+		if err == nil && d.Ref != 0 {
+			err = checkRef(d, refs)
 		}
 		if err != nil {
 			return invalid(wire.InDeliveries, i, err)
@@ -132,12 +150,25 @@ func checkCid(c cid.Cid) error {
 	return nil
 }
 
+func checkRef(d *wire.Delivery, refs bool) error {
+	switch {
+	case d.Ref < 0:
+		return fmt.Errorf("reference to %d bytes, want 0 or more", d.Ref)
+	case len(d.Data) > 0:
+		return fmt.Errorf("%d bytes and a reference to %d, want one of them", len(d.Data), d.Ref)
+	case !refs:
+		return fmt.Errorf("reference to %d bytes, want the bytes: nothing here puts them in", d.Ref)
+	}
+	return nil
+}
+
 // An encoder writes checked messages to buf, and with a w passes them on from
 // there. After an error it does nothing more.
 type encoder struct {
-	w   io.Writer // nil to keep everything in buf
-	buf []byte
-	err error
+	w    io.Writer   // nil to keep everything in buf
+	refs blockWriter // w, if it puts blocks in; or nil
+	buf  []byte
+	err  error
 }
 
 func (e *encoder) message(m *wire.Message) {
@@ -186,7 +217,11 @@ func (e *encoder) address(tag byte, a wire.Address) {
 func (e *encoder) delivery(d *wire.Delivery) {
 	e.length(messageDelivery, deliverySize(d))
 	e.cid(deliveryCid, d.Cid)
-	e.bytes(deliveryData, d.Data)
+	if d.Ref > 0 {
+		e.block(deliveryData, d.Cid, d.Ref)
+	} else {
+		e.bytes(deliveryData, d.Data)
+	}
 	e.address(deliveryAddress, d.Address)
 	if hasProof(d) {
 		e.bytes(deliveryProof, d.Proof)
@@ -234,6 +269,15 @@ func (e *encoder) bytes(tag byte, b []byte) {
 	e.flush()
 	if e.err == nil {
 		_, e.err = e.w.Write(b)
+	}
+}
+
+// block leaves it to the stream to write the bytes.
+func (e *encoder) block(tag byte, c cid.Cid, size int) {
+	e.length(tag, size)
+	e.flush()
+	if e.err == nil {
+		e.err = e.refs.WriteBlock(c, size)
 	}
 }
 
