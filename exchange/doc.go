@@ -45,7 +45,9 @@
 // Out: a peer's want list is read and posted. The engine puts it into the ledger
 // and says Lookup; the link asks the store, and posts sizes. The engine queues
 // what is there, takes turns among peers and says SendBlocks; the link reads the
-// blocks, and writes them without copying.
+// blocks, and writes them without copying. Where the stream puts blocks in by
+// itself (BlockWriter), as behind a plugin boundary, the link does not read them:
+// it writes "block c goes here", and the bytes never come here.
 //
 // # Goroutines
 //
@@ -55,7 +57,8 @@
 //
 //	loop         one; owns the engine, the getters' inboxes and the links
 //	link.write   one for each peer that was ever sent something while connected; owns the stream out
-//	link.ask     one beside it; asks the store
+//	link.ask     one beside it; asks the store, as link.write does only to make a
+//	             message anew
 //	read         one for each stream, inbound or outbound; at most 16 for a peer
 //	forward      one for each GetBlocks or GetLeaves under way, which also reads late
 //	             blocks from the store; GetBlock has none

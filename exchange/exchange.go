@@ -180,7 +180,8 @@ func (d *lost) take() []engine.SessionID {
 //
 // A block with a method Size() int is asked that way how many bytes it has. So it
 // may be one that reads its bytes only when RawData is called, which is left to
-// the getters here that wait for it: they are given the value as it is.
+// the getters here that wait for it: they are given the value as it is, or read
+// Config.Blocks if they have no room for it now.
 func (e *Exchange) NotifyNewBlocks(ctx context.Context, list ...blocks.Block) error {
 	if len(list) == 0 {
 		return nil

@@ -115,16 +115,19 @@ func (k *link) write() {
 // deliver writes one message, on a new stream if the one there is has broken. A
 // peer may close a stream at any time and go on with another (protocol note 3).
 func (k *link) deliver(out *outgoing) bool {
+	if out.message.Empty() {
+		return true // all of its blocks were gone
+	}
 	pause := retryAfter
 	for try := 1; ; try++ {
-		if out.message.Empty() {
-			return true // all of its blocks were gone
-		}
 		old := k.stream != nil
 		err := k.put(out)
 		if err == nil {
 			return true
 		}
+		// A stream that was open may have been closed since the last message, and one
+		// with references broken over a block. Neither says much of the peer.
+		atOnce := old || k.referred
 		k.hangUp()
 		if k.ctx.Err() != nil {
 			return false
@@ -135,8 +138,8 @@ func (k *link) deliver(out *outgoing) bool {
 			k.exchange.cfg.Logger.Info("peer cannot be reached; it is left alone for a while", "peer", k.peer, "err", err)
 			return false
 		}
-		if old {
-			continue // it had been closed since the last message, as may happen
+		if atOnce {
+			continue
 		}
 		select {
 		case <-k.ctx.Done():
@@ -166,7 +169,8 @@ func (k *link) put(out *outgoing) error {
 	}
 	if _, can := k.stream.(BlockWriter); out.refs && (!can || k.doubtful) {
 		if *out = k.read(out.order, false); out.message.Empty() {
-			return nil
+			k.doubtful = false
+			return nil // they were all gone
 		}
 	}
 	within := writeWithin + time.Duration(out.size)*time.Second/writeRate

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/internal/engine"
@@ -59,9 +60,11 @@ func (k *link) read(a engine.SendBlocks, refs bool) outgoing {
 	for i, addr := range list {
 		d := wire.Delivery{Address: addr, Cid: found[i].Cid, Proof: found[i].Proof}
 		held := found[i].Size != absent
-		if held && refs {
+		switch {
+		case !held:
+		case refs && !inCid(d.Cid):
 			d.Ref = found[i].Size
-		} else if held {
+		default:
 			d.Data, held = k.load(addr, d.Cid)
 		}
 		if !held || !k.fits(addr, d.Size()) {
@@ -73,6 +76,10 @@ func (k *link) read(a engine.SendBlocks, refs bool) outgoing {
 	}
 	return out
 }
+
+// inCid reports whether a CID contains its block. Such a block need not be in any
+// store, and is not shorter by reference.
+func inCid(c cid.Cid) bool { return c.Prefix().MhType == multihash.IDENTITY }
 
 // load reads a block.
 func (k *link) load(a wire.Address, c cid.Cid) ([]byte, bool) {

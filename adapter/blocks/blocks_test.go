@@ -3,6 +3,7 @@ package blocks_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,6 +34,76 @@ func TestContract(t *testing.T) {
 	porttest.Blocks(t, func(t *testing.T, held []blocks.Block) exchange.Blocks {
 		return adapter.New(newStore(t, held...))
 	})
+}
+
+// A store that is asked about many blocks at once is one through the adapter too.
+func TestContractSizes(t *testing.T) {
+	porttest.Blocks(t, func(t *testing.T, held []blocks.Block) exchange.Blocks {
+		s := adapter.New(&sizing{Blockstore: newStore(t, held...)})
+		if _, ok := s.(exchange.Sizer); !ok {
+			t.Fatalf("%T is no exchange.Sizer", s)
+		}
+		return s
+	})
+	if s, ok := adapter.New(newStore(t)).(exchange.Sizer); ok {
+		t.Errorf("%T is an exchange.Sizer over a store that is not", s)
+	}
+}
+
+// sizing is a blockstore that is asked about many blocks at once.
+type sizing struct {
+	blockstore.Blockstore
+	asked [][]cid.Cid
+	short bool
+	err   error
+}
+
+func (s *sizing) Sizes(ctx context.Context, list []cid.Cid) ([]int, error) {
+	s.asked = append(s.asked, list)
+	sizes := make([]int, len(list))
+	for i, c := range list {
+		n, err := s.GetSize(ctx, c)
+		if sizes[i] = n; err != nil {
+			sizes[i] = -1
+		}
+	}
+	if s.short {
+		sizes = sizes[1:]
+	}
+	return sizes, s.err
+}
+
+// A list costs one question, without what needs none; a store that fails, or
+// answers something else, is said to.
+func TestSizes(t *testing.T) {
+	held, missing := codex.NewBlock([]byte("held")), codex.BlockCid([]byte("not here"))
+	mh, err := multihash.Sum([]byte("identity"), multihash.IDENTITY, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bs := &sizing{Blockstore: newStore(t, held)}
+	s := adapter.New(bs).(exchange.Sizer)
+	list := []cid.Cid{codex.EmptyBlock, missing, cid.NewCidV1(cid.Raw, mh), held.Cid()}
+	got, err := s.Sizes(t.Context(), list)
+	if want := []int{0, -1, 8, 4}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	if _, err := s.Sizes(t.Context(), list[:1]); err != nil {
+		t.Error(err)
+	}
+	if len(bs.asked) != 1 || !slices.Equal(bs.asked[0], []cid.Cid{missing, held.Cid()}) {
+		t.Errorf("the store was asked for %v, want one question, about %s and %s", bs.asked, missing, held.Cid())
+	}
+
+	disk := errors.New("input/output error")
+	for name, broken := range map[string]*sizing{"error": {err: disk}, "short": {short: true}} {
+		broken.Blockstore = newStore(t, held)
+		got, err := adapter.New(broken).(exchange.Sizer).Sizes(t.Context(), list)
+		var e *errs.Error
+		if got != nil || !errors.As(err, &e) || e.Kind != errs.Storage || e.Fault != errs.Ours || broken.err != nil && !errors.Is(err, disk) {
+			t.Errorf("%s: got %v, %v, want nothing, errs.Storage and our fault", name, got, err)
+		}
+	}
 }
 
 // Blocks that no store holds are there all the same.

@@ -1,19 +1,25 @@
 package p2p_test
 
 import (
+	"context"
 	"crypto/rand"
 	"testing"
 
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
 	mplex "github.com/libp2p/go-libp2p-mplex"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"go.uber.org/goleak"
 
 	"github.com/codexchange/codexchange/adapter/p2p"
+	"github.com/codexchange/codexchange/exchange/exchangetest"
 	"github.com/codexchange/codexchange/exchange/exchangetest/porttest"
 )
 
@@ -76,6 +82,9 @@ func suite(t *testing.T, makeHost func(t *testing.T, i int) host.Host) {
 				t.Fatal(err)
 			}
 			nodes[i] = porttest.Node{Network: net, Info: info(h), Disconnect: h.Network().ClosePeer}
+			if f, ok := h.(*filledHost); ok {
+				nodes[i].Put = func(b blocks.Block) error { return f.store.Put(t.Context(), b) }
+			}
 		}
 		return nodes
 	})
@@ -95,6 +104,45 @@ func TestContractClassic(t *testing.T) {
 		}
 		return newHost(t, secp256k1(t), opts...)
 	})
+}
+
+// A host whose streams put blocks in, as a host does that is lent to a plugin. Its
+// streams are exchange.BlockWriters to the exchange, and keep the contract.
+func TestContractFilled(t *testing.T) {
+	suite(t, func(t *testing.T, _ int) host.Host {
+		return &filledHost{newHost(t, secp256k1(t), p2p.HostOptions()...), exchangetest.NewBlocks()}
+	})
+}
+
+type filledHost struct {
+	host.Host
+	store *exchangetest.Blocks
+}
+
+func (h *filledHost) NewStream(ctx context.Context, p peer.ID, protocols ...protocol.ID) (network.Stream, error) {
+	s, err := h.Host.NewStream(ctx, p, protocols...)
+	if err != nil {
+		return nil, err
+	}
+	return &filledStream{s, h.store}, nil
+}
+
+func (h *filledHost) SetStreamHandler(id protocol.ID, f network.StreamHandler) {
+	h.Host.SetStreamHandler(id, func(s network.Stream) { f(&filledStream{s, h.store}) })
+}
+
+type filledStream struct {
+	network.Stream
+	store *exchangetest.Blocks
+}
+
+func (s *filledStream) WriteBlock(c cid.Cid, size int) error {
+	b, err := s.store.Get(context.Background(), c)
+	if err != nil || len(b.RawData()) != size {
+		return s.Reset()
+	}
+	_, err = s.Write(b.RawData())
+	return err
 }
 
 func TestContractEd25519(t *testing.T) {

@@ -4,7 +4,9 @@
 // It keeps what the contract of exchange.Network promises (ordered PeerUp and
 // PeerDown with rising epochs, streams of bytes with back-pressure, resets that
 // differ from a close) and leaves out what a real transport adds: dialling,
-// encryption, loss. A link can have a latency. Bandwidth has no limit.
+// encryption, loss. A link can have a latency. Bandwidth has no limit. A node can
+// have streams that put blocks in by themselves, as those of a plugin do
+// (Node.FillFrom).
 //
 // It works in a testing/synctest bubble if the Net is made in the bubble: it
 // waits on channels and timers only, and holds no lock while it waits, so that

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -30,11 +31,14 @@ type Node struct {
 	up       map[peer.ID]uint64
 	queue    []event // what the handler has still to hear
 	tags     map[peer.ID]int
-	refuse   int           // NewStream calls that will fail
-	stalled  chan struct{} // closed when reads go on; nil if they are not stalled
+	store    exchange.Blocks // what streams are filled from; nil if they are not
+	refuse   int             // NewStream calls that will fail
+	stalled  chan struct{}   // closed when reads go on; nil if they are not stalled
 
 	wake  chan struct{} // holds one token when queue or handler has changed
 	calls sync.WaitGroup
+
+	written, filled atomic.Int64 // see Written and Filled
 }
 
 // An event is a stream, or a peer that came or went.
@@ -112,7 +116,8 @@ func (x *Node) dispatch(h exchange.Handler) {
 		x.net.mu.Unlock()
 		switch {
 		case e.stream != nil:
-			x.calls.Go(func() { h.HandleStream(e.stream) })
+			s := x.side(e.stream)
+			x.calls.Go(func() { h.HandleStream(s) })
 		case e.up:
 			h.PeerUp(e.peer, e.epoch)
 		default:
@@ -172,7 +177,7 @@ func (x *Node) NewStream(ctx context.Context, p peer.ID) (exchange.Stream, error
 	l.streams[near] = struct{}{}
 	if latency == 0 {
 		there.enqueue(event{stream: near.other})
-		return near, nil
+		return near.asSeen(x.store), nil
 	}
 	time.AfterFunc(latency, func() {
 		n.mu.Lock()
@@ -182,7 +187,14 @@ func (x *Node) NewStream(ctx context.Context, p peer.ID) (exchange.Stream, error
 			near.sever()
 		}
 	})
-	return near, nil
+	return near.asSeen(x.store), nil
+}
+
+// side is a stream as the handler of this node is given it.
+func (x *Node) side(s *stream) exchange.Stream {
+	x.net.mu.Lock()
+	defer x.net.mu.Unlock()
+	return s.asSeen(x.store)
 }
 
 // Connect implements exchange.Network. Dialling takes one round trip.
@@ -237,6 +249,22 @@ func (x *Node) TagOf(p peer.ID) int {
 	defer x.net.mu.Unlock()
 	return x.tags[p]
 }
+
+// FillFrom makes the streams that this node is given from now on
+// exchange.BlockWriters: the blocks that are written to them by reference are read
+// from store, and what is not there resets the stream, after the latency if there
+// is one. With nil they are plain streams again.
+func (x *Node) FillFrom(store exchange.Blocks) {
+	x.net.mu.Lock()
+	defer x.net.mu.Unlock()
+	x.store = store
+}
+
+// Written is how many bytes this node has written itself, to all of its streams.
+func (x *Node) Written() int64 { return x.written.Load() }
+
+// Filled is how many bytes were put into its streams in the place of references.
+func (x *Node) Filled() int64 { return x.filled.Load() }
 
 // RefuseStreams makes the next count calls of NewStream on this node fail.
 func (x *Node) RefuseStreams(count int) {

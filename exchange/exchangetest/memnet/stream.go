@@ -1,14 +1,21 @@
 package memnet
 
 import (
+	"context"
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/codexchange/codexchange/exchange"
 )
+
+var _ exchange.BlockWriter = (*filledStream)(nil)
 
 // A stream is one side of a byte stream.
 //
@@ -40,7 +47,11 @@ func (s *stream) Peer() peer.ID { return s.remote }
 
 func (s *stream) Read(b []byte) (int, error) { return s.in.read(b, s.local) }
 
-func (s *stream) Write(b []byte) (int, error) { return s.out.write(b) }
+func (s *stream) Write(b []byte) (int, error) {
+	n, err := s.out.write(b)
+	s.local.written.Add(int64(n))
+	return n, err
+}
 
 func (s *stream) SetWriteDeadline(t time.Time) error {
 	s.out.mu.Lock()
@@ -73,6 +84,55 @@ func (s *stream) Reset() error {
 	}
 	s.forget()
 	return nil
+}
+
+// asSeen is the stream as its node is given it, if that fills streams from store.
+func (s *stream) asSeen(store exchange.Blocks) exchange.Stream {
+	if store == nil {
+		return s
+	}
+	return &filledStream{stream: s, store: store}
+}
+
+// A filledStream is an exchange.BlockWriter. As where the store is in another
+// process, that a block is not there is no error of WriteBlock. What is written
+// from then on is lost, and after the time in which it would have arrived the
+// stream is reset, so that later calls fail.
+type filledStream struct {
+	*stream
+	store exchange.Blocks
+	lost  atomic.Bool
+}
+
+func (s *filledStream) Write(b []byte) (int, error) {
+	if !s.lost.Load() {
+		return s.stream.Write(b)
+	}
+	_, err := s.out.write(nil)
+	if err != nil {
+		return 0, err
+	}
+	s.local.written.Add(int64(len(b)))
+	return len(b), nil
+}
+
+// WriteBlock implements exchange.BlockWriter.
+func (s *filledStream) WriteBlock(c cid.Cid, size int) error {
+	if _, err := s.out.write(nil); err != nil || s.lost.Load() {
+		return err
+	}
+	b, err := s.store.Get(context.Background(), c)
+	if err != nil || len(b.RawData()) != size {
+		s.lost.Store(true)
+		if s.latency == 0 {
+			return s.Reset()
+		}
+		time.AfterFunc(s.latency, func() { _ = s.Reset() })
+		return nil
+	}
+	n, err := s.out.write(b.RawData())
+	s.local.filled.Add(int64(n))
+	return err
 }
 
 // sever resets both sides at once.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"strings"
@@ -11,9 +12,11 @@ import (
 	"testing"
 	"time"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/codexchange/codexchange/exchange"
+	"github.com/codexchange/codexchange/exchange/codex"
 )
 
 // A Node is one member of a network under test.
@@ -24,6 +27,9 @@ type Node struct {
 	Info peer.AddrInfo
 	// Disconnect closes every connection to a peer.
 	Disconnect func(peer.ID) error
+	// Put stores a block where streams of this node take blocks from that are
+	// written by reference. Nil says that they are no exchange.BlockWriters.
+	Put func(blocks.Block) error
 }
 
 // Network tests an exchange.Network. The function nodes makes n nodes of one
@@ -47,6 +53,9 @@ func Network(t *testing.T, nodes func(t *testing.T, n int) []Node) {
 		{"reset ends pending calls", testResetLocal},
 		{"write deadline", testWriteDeadline},
 		{"large transfer", testLarge},
+		{"blocks by reference", testReferences},
+		{"reference to a missing block", testMissingReference},
+		{"write deadline of references", testReferenceDeadline},
 		{"strangers are unreachable", testStranger},
 		{"streams do not dial", testNoDial},
 		{"connect", testConnect},
@@ -282,6 +291,128 @@ func testLarge(t *testing.T, nodes func(*testing.T, int) []Node) {
 		})
 	}
 	within(t, "both ways", func() error { wg.Wait(); return nil })
+}
+
+// openFilled opens a stream and returns both of its ends as writers of blocks. It skips
+// the test if the node has no such streams, and fails it if that is only true of
+// some.
+func (n *node) openFilled(m *node) (ours, theirs filledStream) {
+	n.t.Helper()
+	a, b := n.open(m)
+	for i, end := range []struct {
+		of *node
+		s  exchange.Stream
+		as *filledStream
+	}{{n, a, &ours}, {m, b, &theirs}} {
+		w, ok := end.s.(exchange.BlockWriter)
+		if want := end.of.Put != nil; ok != want {
+			n.t.Fatalf("end %d of the stream is an exchange.BlockWriter: got %v, want %v", i, ok, want)
+		}
+		*end.as = filledStream{end.s, w}
+	}
+	if n.Put == nil {
+		n.t.Skip("streams take no references")
+	}
+	return ours, theirs
+}
+
+type filledStream struct {
+	exchange.Stream
+	exchange.BlockWriter
+}
+
+// What is put in stands between what was written before and after, on streams
+// that the node opened and on streams that it was handed.
+func testReferences(t *testing.T, nodes func(*testing.T, int) []Node) {
+	a, b := connected(t, nodes)
+	ours, theirs := a.openFilled(b)
+	long, short, empty := codex.NewBlock(noise(1, 1<<20)), codex.NewBlock([]byte("short")), rawBlock(t, nil)
+	for _, way := range []struct {
+		from     *node
+		out, end filledStream
+	}{{a, ours, theirs}, {b, theirs, ours}} {
+		if way.from.Put == nil {
+			continue
+		}
+		var want []byte
+		for _, blk := range []blocks.Block{long, short, empty} {
+			check(t, "store a block", way.from.Put(blk))
+		}
+		sent := make(chan error, 1)
+		list := []blocks.Block{long, short, short, empty, long}
+		for _, blk := range list {
+			want = append(append(append(want, "head "...), blk.RawData()...), " tail"...)
+		}
+		go func() {
+			for _, blk := range list {
+				_, err := way.out.Write([]byte("head "))
+				if err == nil {
+					err = way.out.WriteBlock(blk.Cid(), len(blk.RawData()))
+				}
+				if err == nil {
+					_, err = way.out.Write([]byte(" tail"))
+				}
+				if err != nil {
+					sent <- err
+					_ = way.out.Reset()
+					return
+				}
+			}
+			sent <- nil
+		}()
+		within(t, "blocks by reference", func() error {
+			got := make([]byte, len(want))
+			n, err := io.ReadFull(way.end, got)
+			if err = errors.Join(err, <-sent); err != nil {
+				return fmt.Errorf("read %d of %d bytes: %w", n, len(want), err)
+			}
+			if !bytes.Equal(got, want) {
+				return errors.New("read other bytes than the blocks between what was written")
+			}
+			return nil
+		})
+	}
+}
+
+// A block that is not there, or not so long, ends the stream on both sides, and
+// never in good order.
+func testMissingReference(t *testing.T, nodes func(*testing.T, int) []Node) {
+	a, b := connected(t, nodes)
+	held := codex.NewBlock([]byte("twenty-four bytes of it."))
+	for name, write := range map[string]func(filledStream) error{
+		"missing": func(s filledStream) error { return s.WriteBlock(codex.BlockCid([]byte("nobody has this")), 15) },
+		"shorter": func(s filledStream) error { return s.WriteBlock(held.Cid(), 23) },
+		"longer":  func(s filledStream) error { return s.WriteBlock(held.Cid(), 25) },
+	} {
+		ours, theirs := a.openFilled(b)
+		check(t, "store a block", a.Put(held))
+		// It may be found out later, so this may succeed.
+		_ = write(ours)
+		within(t, name+": read on the other side", func() error {
+			if _, err := io.Copy(io.Discard, theirs); err == nil {
+				return errors.New("got EOF, want another error")
+			}
+			return nil
+		})
+		within(t, name+": read on this side", func() error { return wantError(readByte(ours)) })
+		within(t, name+": write on this side", func() error { return wantError(writeAll(ours, limit)) })
+	}
+}
+
+func testReferenceDeadline(t *testing.T, nodes func(*testing.T, int) []Node) {
+	a, b := connected(t, nodes)
+	ours, _ := a.openFilled(b)
+	blk := codex.NewBlock(noise(1, 1<<20))
+	check(t, "store a block", a.Put(blk))
+	check(t, "set a write deadline", ours.SetWriteDeadline(time.Now().Add(200*time.Millisecond)))
+	// Nobody reads. Sooner or later the stream takes no more.
+	within(t, "write blocks to a peer that does not read", func() error {
+		for {
+			if err := ours.WriteBlock(blk.Cid(), 1<<20); err != nil {
+				return nil
+			}
+		}
+	})
 }
 
 func testStranger(t *testing.T, nodes func(*testing.T, int) []Node) {

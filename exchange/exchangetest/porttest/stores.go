@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -45,6 +46,25 @@ func Blocks(t *testing.T, newStore func(t *testing.T, held []blocks.Block) excha
 		s := newStore(t, nil)
 		for _, b := range held {
 			check(t, "block of another store", lacks(t.Context(), s, b.Cid()))
+		}
+	})
+	t.Run("many at once", func(t *testing.T) {
+		s, ok := newStore(t, held).(exchange.Sizer)
+		if !ok {
+			t.Skip("it is no exchange.Sizer")
+		}
+		var list []cid.Cid
+		var want []int
+		for i, b := range held {
+			list = append(list, b.Cid(), missing[i%len(missing)])
+			want = append(want, len(b.RawData()), -1)
+		}
+		list, want = append(list, list[0]), append(want, want[0])
+		for n := range len(list) + 1 {
+			got, err := s.Sizes(t.Context(), list[:n])
+			if err != nil || !slices.Equal(got, want[:n]) {
+				t.Errorf("sizes of %d blocks: got %v, %v, want %v", n, got, err, want[:n])
+			}
 		}
 	})
 	t.Run("ended context", func(t *testing.T) {
@@ -174,6 +194,26 @@ func Leaves(t *testing.T, newStore func(t *testing.T, held []LeafRecord) exchang
 			check(t, "held leaf", holdsLeaf(t.Context(), s, r))
 		}
 	})
+	t.Run("many at once", func(t *testing.T) {
+		s, ok := newStore(t, held).(exchange.LeafBatcher)
+		if !ok {
+			t.Skip("it is no exchange.LeafBatcher")
+		}
+		var indices []uint64
+		for i := range 256 {
+			indices = append(indices, uint64(i*7%len(many)))
+		}
+		got, err := s.LeafBatch(t.Context(), many[0].Root, indices)
+		if err != nil || len(got) != len(indices) {
+			t.Fatalf("got %d leaves, %v, want %d", len(got), err, len(indices))
+		}
+		for i, l := range got {
+			want := many[indices[i]]
+			if !l.Cid.Equals(want.Block) || !bytes.Equal(l.Proof, want.Proof) || l.Size < -1 {
+				t.Errorf("leaf %d: got block %s, %d bytes, and proof %x, want %s and %x", indices[i], l.Cid, l.Size, l.Proof, want.Block, want.Proof)
+			}
+		}
+	})
 	t.Run("missing leaves", func(t *testing.T) {
 		s := newStore(t, held)
 		for _, a := range []struct {
@@ -191,6 +231,12 @@ func Leaves(t *testing.T, newStore func(t *testing.T, held []LeafRecord) exchang
 			block, proof, err := s.Leaf(t.Context(), a.root, a.index)
 			if !errors.Is(err, errs.NotFound) || block.Defined() || proof != nil {
 				t.Errorf("%s: got %s, %d bytes of proof, %v, want errs.NotFound and nothing else", a.why, block, len(proof), err)
+			}
+			if s, ok := s.(exchange.LeafBatcher); ok {
+				got, err := s.LeafBatch(t.Context(), a.root, []uint64{a.index})
+				if err != nil || len(got) != 1 || got[0].Cid.Defined() {
+					t.Errorf("%s, in a batch: got %v, %v, want one leaf without a block", a.why, got, err)
+				}
 			}
 		}
 	})
