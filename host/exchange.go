@@ -2,7 +2,11 @@ package host
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/ipfs/boxo/blockstore"
@@ -13,6 +17,7 @@ import (
 	"github.com/codexchange/codexchange/adapter/blocks"
 	"github.com/codexchange/codexchange/adapter/p2p"
 	"github.com/codexchange/codexchange/exchange"
+	"github.com/codexchange/codexchange/plugin"
 )
 
 // An Exchange is a boxo exchange that counts what peers send it. Its methods
@@ -20,65 +25,107 @@ import (
 type Exchange interface {
 	boxo.SessionExchange
 	Counts() (Counts, error)
+	// Plugin is the plugin that the exchange runs in, nil if it runs in this
+	// process.
+	Plugin() *plugin.Plugin
 }
 
-// Counts is what an exchange has received from peers since it was started.
+// Counts is what an exchange has received from peers since it was started, or,
+// if it runs in a plugin, since that was started last.
 type Counts struct {
 	Blocks     uint64 // blocks, without the duplicates
 	Duplicates uint64 // blocks that were already here
 	Bytes      uint64 // length of all these blocks
 }
 
-// The exchanges a node can use.
+// The exchanges that a node has of its own.
 const (
-	Blockexc = "blockexc" // the Codex block exchange, in process
-	Bitswap  = "bitswap"  // boxo's Bitswap
+	Blockexc = "blockexc" // the Codex block exchange
+	Bitswap  = "bitswap"  // boxo's Bitswap, always in this process
 )
 
-// exchanges starts each exchange over a libp2p host that does not listen yet,
-// and a store. What they return is closed before host and store are.
-var exchanges = []struct {
-	name  string
-	start func(h host.Host, store blockstore.Blockstore) (Exchange, error)
-}{
-	{Blockexc, startBlockexc},
-	{Bitswap, startBitswap},
+// A Plugin says where an exchange is to be found. The zero value is one of those
+// that this program brings, in a process of its own.
+type Plugin struct {
+	// Path is the program. Empty is this program itself, which knows Blockexc.
+	Path string
+	// SHA256 is the sum of the program at Path, in hexadecimal digits.
+	SHA256 string
+	// InProcess runs the exchange in the host's process. Only for those that
+	// this program brings.
+	InProcess bool
+	// Config is given to the plugin.
+	Config json.RawMessage
 }
 
-// Exchanges returns the names that [Options.Exchange] can have.
-func Exchanges() []string {
-	names := make([]string, len(exchanges))
-	for i, x := range exchanges {
-		names[i] = x.name
-	}
-	return names
+// needs is what an exchange is started with: a libp2p host that does not listen
+// yet, and a store. What is started is closed before they are.
+type needs struct {
+	host  host.Host
+	store blockstore.Blockstore
+	log   *slog.Logger
 }
 
-func startExchange(name string, h host.Host, store blockstore.Blockstore) (Exchange, error) {
-	for _, x := range exchanges {
-		if x.name == name {
-			e, err := x.start(h, store)
-			if err != nil {
-				return nil, fmt.Errorf("start exchange %s: %w", name, err)
-			}
-			return e, nil
+// Exchanges returns the names of the exchanges that a node has of its own.
+func Exchanges() []string { return []string{Blockexc, Bitswap} }
+
+// startExchange starts an exchange by name: one of Exchanges, or one of plugins.
+func startExchange(ctx context.Context, name string, plugins map[string]Plugin, n needs) (_ Exchange, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start exchange %s: %w", name, err)
 		}
+	}()
+	p, configured := plugins[name]
+	switch {
+	case name == Bitswap && configured:
+		return nil, fmt.Errorf("is not a plugin: load a Bitswap plugin under another name")
+	case name == Bitswap:
+		return startBitswap(n)
+	case name == Blockexc && p.InProcess:
+		return startBlockexc(n, p.Config)
+	case p.InProcess:
+		return nil, fmt.Errorf("InProcess is set, but only %s can run in the host's process", Blockexc)
+	case name == Blockexc || p.Path != "":
+		return startPlugin(ctx, name, p, n)
+	case configured:
+		return nil, fmt.Errorf("the plugin has no Path")
 	}
-	return nil, fmt.Errorf("start exchange: unknown name %q, want one of %s", name, strings.Join(Exchanges(), ", "))
+	known := append(Exchanges(), slices.Sorted(maps.Keys(plugins))...)
+	slices.Sort(known)
+	return nil, fmt.Errorf("unknown name, want one of %s", strings.Join(slices.Compact(known), ", "))
 }
 
 type blockexcExchange struct{ *exchange.Exchange }
 
-func startBlockexc(h host.Host, store blockstore.Blockstore) (Exchange, error) {
-	network, err := p2p.New(h, p2p.Options{})
-	if err != nil {
-		return nil, err
-	}
-	x, err := exchange.New(exchange.Config{Network: network, Blocks: blocks.New(store)})
+func startBlockexc(n needs, config json.RawMessage) (Exchange, error) {
+	x, err := newBlockexc(n.host, blocks.New(n.store), n.log, config)
 	if err != nil {
 		return nil, err
 	}
 	return blockexcExchange{x}, nil
+}
+
+// newBlockexc makes the Codex block exchange, in whichever process this is.
+func newBlockexc(h host.Host, store exchange.Blocks, log *slog.Logger, config json.RawMessage) (*exchange.Exchange, error) {
+	if len(config) > 0 {
+		var none struct{}
+		if err := strictJSON(config, &none); err != nil {
+			return nil, fmt.Errorf("configuration of %s: %w", Blockexc, err)
+		}
+	}
+	network, err := p2p.New(h, p2p.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return exchange.New(exchange.Config{Network: network, Blocks: store, Logger: log})
+}
+
+// strictJSON decodes JSON and refuses what v has no place for.
+func strictJSON(data []byte, v any) error {
+	d := json.NewDecoder(strings.NewReader(string(data)))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
 }
 
 func (x blockexcExchange) Counts() (Counts, error) {
@@ -86,10 +133,12 @@ func (x blockexcExchange) Counts() (Counts, error) {
 	return Counts{Blocks: s.BlocksReceived - s.DuplicateBlocks, Duplicates: s.DuplicateBlocks, Bytes: s.BytesReceived}, nil
 }
 
+func (blockexcExchange) Plugin() *plugin.Plugin { return nil }
+
 type bitswapExchange struct{ *bitswap.Exchange }
 
-func startBitswap(h host.Host, store blockstore.Blockstore) (Exchange, error) {
-	x, err := bitswap.New(context.Background(), h, store, bitswap.Options{})
+func startBitswap(n needs) (Exchange, error) {
+	x, err := bitswap.New(context.Background(), n.host, n.store, bitswap.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -103,3 +152,5 @@ func (x bitswapExchange) Counts() (Counts, error) {
 	}
 	return Counts{Blocks: s.Blocks - s.Duplicates, Duplicates: s.Duplicates, Bytes: s.Bytes}, nil
 }
+
+func (bitswapExchange) Plugin() *plugin.Plugin { return nil }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 
 	"github.com/ipfs/boxo/blockservice"
@@ -23,13 +24,18 @@ type Options struct {
 	// Dir is the directory of the node, made if it is missing. No other open
 	// node may use it. Required.
 	Dir string
-	// Exchange is one of [Exchanges]. Required.
+	// Exchange is one of [Exchanges], or one of Plugins. Required.
 	Exchange string
+	// Plugins says where exchanges are to be found. Blockexc is a plugin unless
+	// it says otherwise; for that, the program has to call [Main].
+	Plugins map[string]Plugin
 	// Identity is the private key of the node. nil makes a new one.
 	Identity crypto.PrivKey
 	// Listen is where to listen, as multiaddrs over TCP. nil is a free port of
 	// 127.0.0.1.
 	Listen []string
+	// Log is told what operators should know. nil is slog.Default().
+	Log *slog.Logger
 }
 
 // A Node is a running node. Its methods may be called from any goroutine.
@@ -63,6 +69,10 @@ func New(opts Options) (_ *Node, err error) {
 		opts.Listen = []string{"/ip4/127.0.0.1/tcp/0"}
 	}
 
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+
 	n := &Node{}
 	var closers []func() error // what runs, in the order in which it was started
 	n.close = sync.OnceValue(func() error {
@@ -87,7 +97,8 @@ func New(opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	closers = append(closers, n.host.Close)
-	if n.exchange, err = startExchange(opts.Exchange, n.host, n.store); err != nil {
+	n.exchange, err = startExchange(context.Background(), opts.Exchange, opts.Plugins, needs{n.host, n.store, opts.Log})
+	if err != nil {
 		return nil, err
 	}
 	closers = append(closers, n.exchange.Close)
@@ -113,6 +124,9 @@ func (n *Node) Blockstore() blockstore.Blockstore { return n.store }
 
 // Exchange is the exchange that the node was started with.
 func (n *Node) Exchange() Exchange { return n.exchange }
+
+// Peers are the peers that are connected.
+func (n *Node) Peers() []peer.ID { return n.host.Network().Peers() }
 
 // Connect dials a peer unless it is connected, and returns when it is known
 // which protocols the peer speaks.

@@ -22,7 +22,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	Main()
+	goleak.VerifyTestMain(m)
+}
 
 // start starts a node in a directory of its own, and closes it with the test.
 func start(t *testing.T, exchange string) *Node {
@@ -198,7 +201,7 @@ func TestNewRefuses(t *testing.T) {
 	}{
 		{"no directory", Options{Exchange: Bitswap}, "Options.Dir is empty"},
 		{"directory is a file", Options{Dir: file, Exchange: Bitswap}, "open blockstore"},
-		{"unknown exchange", Options{Dir: t.TempDir(), Exchange: "carrier pigeon"}, `unknown name "carrier pigeon", want one of `},
+		{"unknown exchange", Options{Dir: t.TempDir(), Exchange: "carrier pigeon"}, "start exchange carrier pigeon: unknown name, want one of bitswap, blockexc"},
 		{"bad address", Options{Dir: t.TempDir(), Exchange: Bitswap, Listen: []string{"here"}}, "here"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

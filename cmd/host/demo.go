@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/codexchange/codexchange/host"
@@ -29,11 +30,14 @@ Flags:
   --size SIZE   how much data to make if there is no FILE (default 64MiB)
   --chunk SIZE  size of the blocks that FILE is cut into, 256B to 2MiB
                 (default 256KiB)
+  --in-process  run the Codex block exchange in the nodes' process; otherwise
+                each node has it as a plugin, in a process of its own
   --json        print the medians as one JSON object
 
 The table shows medians over the runs of each exchange: the time from asking for
 the file to having all of it stored, MB/s in units of 10^6 bytes of the file,
-blocks received, blocks received more than once, and the CPU time of both nodes.
+blocks received, blocks received more than once, and the CPU time of both nodes
+with their plugins.
 
 Exit status: 0 if what arrived was right in every run, 1 if it was not or a run
 failed, 2 if the command line is wrong, 130 if interrupted.
@@ -49,6 +53,7 @@ func (c *cli) demo(ctx context.Context, args []string) error {
 	dataSize, chunk := size(64<<20), size(host.DefaultChunk)
 	flags.Var(&dataSize, "size", "")
 	flags.Var(&chunk, "chunk", "")
+	inProcess := flags.Bool("in-process", false, "")
 	asJSON := flags.Bool("json", false, "")
 	operands, err := c.parse(flags, demoHelp, args)
 	if err != nil {
@@ -78,6 +83,8 @@ func (c *cli) demo(ctx context.Context, args []string) error {
 	config := demo.Config{
 		Source:    source,
 		Exchanges: host.Exchanges(),
+		InProcess: *inProcess,
+		Log:       slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Runs:      *runs,
 		Chunk:     int64(chunk),
 		Progress:  newProgress(c.stderr),

@@ -20,7 +20,10 @@ import (
 	"github.com/codexchange/codexchange/host"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	host.Main()
+	goleak.VerifyTestMain(m)
+}
 
 // outcome is what a command line left behind.
 type outcome struct {
@@ -86,8 +89,8 @@ func TestDemoJSON(t *testing.T) {
 	}
 	for i, name := range host.Exchanges() {
 		run := got.Runs[i]
-		if run["exchange"] != name || run["plugin"] != false || run["verified"] != true {
-			t.Errorf("run is %v, want %s, in process, verified", run, name)
+		if run["exchange"] != name || run["plugin"] != (name == host.Blockexc) || run["verified"] != true {
+			t.Errorf("run is %v, want %s, verified, and only the Codex block exchange as a plugin", run, name)
 		}
 		for _, field := range []string{"seconds", "mb_per_s", "cpu_seconds"} {
 			if v, ok := run[field].(float64); !ok || v <= 0 {
@@ -115,7 +118,11 @@ func TestDemoTable(t *testing.T) {
 	}
 	all := host.Exchanges()
 	for _, name := range all {
-		if !regexp.MustCompile(`(?m)^` + name + ` +in process +\d+\.\d\d s +\d+\.\d +3 +0 +\d+\.\d\d$`).MatchString(o.stdout) {
+		where := "in process"
+		if name == host.Blockexc {
+			where = "plugin"
+		}
+		if !regexp.MustCompile(`(?m)^` + name + ` +` + where + ` +\d+\.\d\d s +\d+\.\d +3 +0 +\d+\.\d\d$`).MatchString(o.stdout) {
 			t.Errorf("no row of %s with 3 blocks\n%v", name, o)
 		}
 		for _, run := range []string{"1", "2"} {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -29,6 +30,9 @@ type Config struct {
 
 	// Exchanges are names of host.Exchanges. nil is all of them.
 	Exchanges []string
+	// InProcess runs the Codex block exchange in this process rather than as a
+	// plugin. As a plugin it needs host.Main to have been called.
+	InProcess bool
 	// Runs is how often each exchange has its turn, at least 1. 0 is 3.
 	Runs int
 	// Chunk is the size of a leaf of the file in bytes, host.MinChunk to
@@ -42,6 +46,8 @@ type Config struct {
 	Stall time.Duration
 	// Progress hears how far things are. nil if nobody wants to know.
 	Progress Progress
+	// Log is told what goes wrong in the nodes. nil is slog.Default().
+	Log *slog.Logger
 	// Inspect, if set, is given the fetching node after each transfer and
 	// before what arrived is compared. Its time does not count.
 	Inspect func(ctx context.Context, fetcher *host.Node) error
@@ -96,10 +102,10 @@ func (c Config) Run(ctx context.Context) (_ *Result, err error) {
 			err = fmt.Errorf("remove directory of the two nodes: %w", e)
 		}
 	}()
-	if err := d.seeder.init(dir, "seeder"); err != nil {
+	if err := d.seeder.init(dir, "seeder", &d.Config); err != nil {
 		return nil, err
 	}
-	if err := d.fetcher.init(dir, "fetcher"); err != nil {
+	if err := d.fetcher.init(dir, "fetcher", &d.Config); err != nil {
 		return nil, err
 	}
 
@@ -128,18 +134,24 @@ type demo struct {
 
 // place is a node between its starts: what stays the same.
 type place struct {
-	dir string
-	key crypto.PrivKey
+	dir       string
+	key       crypto.PrivKey
+	inProcess bool
+	log       *slog.Logger
 }
 
-func (p *place) init(parent, name string) (err error) {
-	p.dir = filepath.Join(parent, name)
+func (p *place) init(parent, name string, c *Config) (err error) {
+	p.dir, p.inProcess, p.log = filepath.Join(parent, name), c.InProcess, c.Log
 	p.key, err = host.NewIdentity()
 	return err
 }
 
 func (p *place) start(exchange string) (*host.Node, error) {
-	return host.New(host.Options{Dir: p.dir, Identity: p.key, Exchange: exchange})
+	return host.New(host.Options{
+		Dir: p.dir, Identity: p.key, Exchange: exchange,
+		Plugins: map[string]host.Plugin{host.Blockexc: {InProcess: p.inProcess}},
+		Log:     p.log,
+	})
 }
 
 // add puts the source into the seeder's store.
@@ -238,7 +250,8 @@ func (d *demo) fetch(ctx context.Context, seeder, fetcher *host.Node, row *Run) 
 		return err
 	}
 
-	cpu, err := cpuTime()
+	row.Plugin = fetcher.Exchange().Plugin() != nil
+	cpu, err := cpuTime(ctx, seeder, fetcher)
 	if err != nil {
 		return err
 	}
@@ -247,7 +260,7 @@ func (d *demo) fetch(ctx context.Context, seeder, fetcher *host.Node, row *Run) 
 		return err
 	}
 	row.Seconds = time.Since(start).Seconds()
-	after, err := cpuTime()
+	after, err := cpuTime(ctx, seeder, fetcher)
 	if err != nil {
 		return err
 	}

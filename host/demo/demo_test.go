@@ -22,7 +22,10 @@ import (
 	"github.com/codexchange/codexchange/host"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	host.Main()
+	goleak.VerifyTestMain(m)
+}
 
 // recorder keeps what a Progress hears.
 type recorder struct {

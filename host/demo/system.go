@@ -1,18 +1,34 @@
 package demo
 
 import (
+	"context"
 	"fmt"
 	"syscall"
 	"time"
+
+	"github.com/codexchange/codexchange/host"
 )
 
-// cpuTime is what this process has used so far, user and system.
-func cpuTime() (time.Duration, error) {
+// cpuTime is what this process and the plugins of nodes have used so far, user
+// and system.
+func cpuTime(ctx context.Context, nodes ...*host.Node) (time.Duration, error) {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0, fmt.Errorf("read cpu time: %w", err)
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
+	total := time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	for _, n := range nodes {
+		p := n.Exchange().Plugin()
+		if p == nil {
+			continue
+		}
+		s, err := p.Inspect(ctx)
+		if err != nil {
+			return 0, fmt.Errorf("read cpu time of the plugin: %w", err)
+		}
+		total += s.CPU
+	}
+	return total, nil
 }
 
 // flushDisk writes to the disk what waits for that, so that it does not happen

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
@@ -90,11 +91,12 @@ func fromError(err error, depth int) *Error {
 	return m
 }
 
+// clip makes a text one that a message can hold: valid UTF-8, and not too long.
 func clip(s string) string {
-	if len(s) <= maxText {
-		return s
+	if len(s) > maxText {
+		s = s[:maxText-3] + "..."
 	}
-	return s[:maxText-3] + "..."
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 // Err returns the error that a message stands for, nil for a nil message. See

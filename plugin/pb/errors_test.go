@@ -132,13 +132,16 @@ func TestErrorsAreBounded(t *testing.T) {
 	for i := range wide {
 		wide[i] = io.EOF
 	}
-	for name, err := range map[string]error{"deep": deep, "wide": errors.Join(wide...)} {
+	for name, err := range map[string]error{
+		"deep": deep, "wide": errors.Join(wide...),
+		"binary": errors.New("\xff\xfe"), "cut in a rune": errors.New(strings.Repeat("x", maxText-4) + "ééé"),
+	} {
 		m := FromError(err)
 		if n := proto.Size(m); n > 2*maxCauses*maxText {
 			t.Errorf("%s error takes %d bytes, want at most %d", name, n, 2*maxCauses*maxText)
 		}
-		if m.Err() == nil {
-			t.Errorf("%s error is lost", name)
+		if _, merr := proto.Marshal(m); merr != nil || m.Err() == nil {
+			t.Errorf("%s error is lost: %v", name, merr)
 		}
 	}
 }

@@ -1,0 +1,97 @@
+package host
+
+import (
+	"context"
+	"runtime/debug"
+	"time"
+
+	boxo "github.com/ipfs/boxo/exchange"
+	"github.com/ipfs/go-cid"
+
+	"github.com/codexchange/codexchange/adapter/blocks"
+	"github.com/codexchange/codexchange/exchange"
+	"github.com/codexchange/codexchange/plugin"
+	"github.com/codexchange/codexchange/plugin/remote"
+)
+
+// inspectTimeout is how long a plugin may take to say what it has counted.
+const inspectTimeout = 5 * time.Second
+
+// Main has to be called first in the main function of a program that opens
+// nodes, and in TestMain of its tests: a node starts the program anew for each
+// plugin that has no path, and in such a process Main does not return.
+func Main() {
+	plugin.Main(version(), map[string]plugin.New{Blockexc: serveBlockexc})
+}
+
+// version is that of this program's module.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// serveBlockexc makes the Codex block exchange in a plugin.
+func serveBlockexc(_ context.Context, env plugin.Env) (boxo.Interface, error) {
+	x, err := newBlockexc(env.Host, blocks.New(env.Blockstore), env.Log, env.Config)
+	if err != nil {
+		return nil, err
+	}
+	return inspected{x}, nil
+}
+
+// inspected lets the host see what an exchange in a plugin does.
+type inspected struct{ *exchange.Exchange }
+
+func (x inspected) Inspect() (remote.Stat, error) {
+	s := x.Stat()
+	return remote.Stat{
+		BlocksReceived: s.BlocksReceived, BytesReceived: s.BytesReceived,
+		DuplicateBlocks: s.DuplicateBlocks, DuplicateBytes: s.DuplicateBytes,
+		BlocksSent: s.BlocksSent, BytesSent: s.BytesSent,
+		Wants: uint64(s.Wants), Peers: uint64(s.Peers),
+		More: map[string]uint64{
+			"bad_blocks":         s.BadBlocks,
+			"unrequested_blocks": s.UnrequestedBlocks,
+			"asked":              s.Asked,
+			"timed_out":          s.TimedOut,
+			"sends_failed":       s.SendsFailed,
+		},
+	}, nil
+}
+
+// lentBlocks is what a plugin is lent of the store: what the exchange in this
+// process would serve too.
+type lentBlocks struct{ exchange.Blocks }
+
+func (b lentBlocks) GetSize(ctx context.Context, c cid.Cid) (int, error) { return b.Size(ctx, c) }
+
+// pluginExchange is an exchange in a plugin.
+type pluginExchange struct {
+	boxo.SessionExchange
+	plugin *plugin.Plugin
+}
+
+func startPlugin(ctx context.Context, name string, p Plugin, n needs) (Exchange, error) {
+	loaded, err := plugin.Load(ctx, plugin.Config{
+		Name: name, Path: p.Path, SHA256: p.SHA256, Config: p.Config,
+		Host: n.host, Blocks: lentBlocks{blocks.New(n.store)}, Log: n.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return pluginExchange{loaded.Exchange(), loaded}, nil
+}
+
+func (x pluginExchange) Plugin() *plugin.Plugin { return x.plugin }
+
+func (x pluginExchange) Counts() (Counts, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), inspectTimeout)
+	defer cancel()
+	s, err := x.plugin.Inspect(ctx)
+	if err != nil {
+		return Counts{}, err
+	}
+	return Counts{Blocks: s.BlocksReceived - s.DuplicateBlocks, Duplicates: s.DuplicateBlocks, Bytes: s.BytesReceived}, nil
+}

@@ -1,0 +1,31 @@
+package remote
+
+import (
+	"testing"
+
+	"github.com/codexchange/codexchange/exchange/exchangetest"
+)
+
+// TestConformance shows that an exchange is as good behind Client and Server as
+// it is without them.
+func TestConformance(t *testing.T) {
+	for name, verify := range map[string]bool{"trusted": false, "verified": true} {
+		t.Run(name, func(t *testing.T) {
+			exchangetest.Run(t, exchangetest.Suite{New: func(t testing.TB, n int) exchangetest.Group {
+				m := exchangetest.NewMesh(n)
+				g := exchangetest.Group{
+					Connect:    func(i, j int) error { m.Connect(i, j); return nil },
+					Disconnect: func(i, j int) error { m.Disconnect(i, j); return nil },
+				}
+				for i := range n {
+					store := m.Blocks(i)
+					c := newClient(t, ClientOptions{Verify: verify, Held: store.Get})
+					p := serve(t, c, m.Exchange(i), store.Get)
+					// It has no ID, for a mesh does not tell what peers ask for.
+					g.Nodes = append(g.Nodes, exchangetest.Node{Exchange: c.Exchange(p.caps.Leaves), Blockstore: store})
+				}
+				return g
+			}})
+		})
+	}
+}

@@ -1,0 +1,67 @@
+// Package remote is an exchange that runs in another process: both sides of
+// service Exchange of package pb. A [Client] in the host is an exchange of boxo,
+// with leaves if the plugin has them; a [Server] in the plugin serves any
+// exchange of boxo. The package knows nothing of how the processes find each
+// other, how a plugin is started, or what it borrows from the host.
+//
+// # The way of a request
+//
+// GetBlocks makes a request in the Client. The request is the host's: it keeps
+// what is still missing, so that it outlives the plugin. [Client.Run] serves one
+// incarnation of the plugin. A sender tells it what is new, in Commands over
+// gRPC; a reader takes what comes back, as frames over a byte channel, into the
+// queue of the request; and whoever called takes it from there. When the
+// incarnation ends the requests wait, and the next one is asked for what is
+// still missing. So each block comes once, whatever happens to the plugin.
+//
+// In the plugin each request is a goroutine that calls the exchange and passes
+// on what comes.
+//
+// # What is bounded
+//
+// A request has a window, [ClientOptions.Window] bytes. Credit for it is given to
+// the plugin with the request, and again as the caller takes blocks. So the
+// blocks of a caller that does not take them are at most the window and one
+// block; the reader waits for nobody, and no caller slows another. A plugin that
+// sends more than it has credit for has broken the contract.
+//
+// Blocks that the host's store has been given are told to the plugin by CID and
+// size. At most [MaxPending] of them wait to be told; beyond that the oldest are
+// forgotten, and the plugin is told how many. It does no harm: an exchange looks
+// into the store when it is asked.
+//
+// What the sender has to do is a state, not a queue: requests that the plugin has
+// not been told, numbers it has to forget, credit it is owed. A request that
+// ends before it was sent leaves nothing.
+//
+// # Blocks that the host has
+//
+// Whoever waits for a block gets it from [Client.NotifyNewBlocks] itself. The
+// exchange in the plugin is told of the same block and may also deliver it; what
+// it was given has no bytes until it asks for them, and what it delivers of such
+// blocks crosses as a name (Result.held). As a rule the request does not wait for
+// it any more, and it is thrown away. If it does, the block is read from the
+// host's store ([ClientOptions.Held]), and if it has gone from there, the plugin
+// is asked again for it.
+//
+// # Goroutines
+//
+//	Client.Run        three: the caller's reads results; one sends, and closes the
+//	                  results when Run ends; one waits for the plugin to end the
+//	                  call. Run waits for both.
+//	Client.GetBlocks  one for each request (GetLeaves too); ends with the channel;
+//	                  Client.Close waits for it. GetBlock has none.
+//	Server.Run        four: gRPC's waits for the end; one tells the exchange what
+//	                  was stored, one writes results, and Run waits for both; one
+//	                  receives, which ends just after Run, because only the end of
+//	                  a call ends its Recv. Server.Close waits for it.
+//	Server request    one for each request that the host has made, so as many as
+//	                  the host chooses; ends with the request; Run waits for it.
+//
+// # Where to look
+//
+// client.go and request.go are the exchange as its callers see it; run.go is an
+// incarnation; ask.go what can be asked beside blocks. server.go is the other
+// side, serve.go its requests, stored.go the blocks that the host has told of.
+// frame.go is the format of results.
+package remote

@@ -1,0 +1,187 @@
+package remote
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/ipfs/go-cid"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/plugin/pb"
+)
+
+const (
+	// MaxHead is the length of the longest head of a result, bytes.
+	MaxHead = 64 << 10
+	// MaxBlock is the size of the largest block that can be a result, bytes.
+	MaxBlock = 100 << 20
+	// ResultCost is what a result costs of its request's credit beside its
+	// payload, bytes.
+	ResultCost = 1 << 10
+	// MaxCID is the length of the longest CID that is asked for, bytes.
+	MaxCID = 512
+
+	lengthSize = 4
+)
+
+// A result is the head of one frame, checked.
+type result struct {
+	request uint64
+	kind    resultKind
+	size    int // of the payload, bytes
+	cid     cid.Cid
+
+	root  cid.Cid // of a leaf only
+	index uint64
+	proof []byte
+
+	err error // of done, if any
+}
+
+type resultKind uint8
+
+const (
+	unknownResult resultKind = iota // of a later version; it has no payload
+	blockResult
+	heldResult
+	doneResult
+)
+
+// cost is what a block costs of its request's credit.
+func cost(payload int) int { return payload + ResultCost }
+
+// A frameReader reads results. Whoever calls next then reads or skips the
+// payload, before the next call. It is used by one goroutine.
+type frameReader struct {
+	r     *bufio.Reader
+	count int // frames begun
+	head  []byte
+}
+
+func newFrameReader(r io.Reader) *frameReader {
+	return &frameReader{r: bufio.NewReaderSize(r, 64<<10)}
+}
+
+// next reads a head. The error is io.EOF if the stream ends between two frames;
+// of kind errs.Malformed, blamed on the plugin, if there is something wrong with
+// the frame; and otherwise that of the stream.
+func (f *frameReader) next() (result, error) {
+	f.count++
+	var length [lengthSize]byte
+	if _, err := io.ReadFull(f.r, length[:]); err != nil {
+		return result{}, err
+	}
+	n := binary.LittleEndian.Uint32(length[:])
+	if n > MaxHead {
+		return result{}, f.malformed(fmt.Errorf("head is %d bytes, want at most %d", n, MaxHead))
+	}
+	if cap(f.head) < int(n) {
+		f.head = make([]byte, n)
+	}
+	f.head = f.head[:n]
+	if _, err := io.ReadFull(f.r, f.head); err != nil {
+		return result{}, cut(err)
+	}
+	var m pb.Result
+	if err := proto.Unmarshal(f.head, &m); err != nil {
+		return result{}, f.malformed(fmt.Errorf("head of %d bytes: %w", n, err))
+	}
+	res, err := parseResult(&m)
+	if err != nil {
+		return result{}, f.malformed(err)
+	}
+	return res, nil
+}
+
+func parseResult(m *pb.Result) (res result, err error) {
+	res.request = m.Request
+	switch what := m.What.(type) {
+	case *pb.Result_Block:
+		if what.Block.GetSize() > MaxBlock {
+			return res, fmt.Errorf("payload is %d bytes, want at most %d", what.Block.GetSize(), MaxBlock)
+		}
+		res.kind, res.size = blockResult, int(what.Block.GetSize())
+		return res, res.parseBlock(what.Block)
+	case *pb.Result_Held:
+		res.kind = heldResult
+		return res, res.parseBlock(what.Held)
+	case *pb.Result_Done:
+		res.kind, res.err = doneResult, what.Done.GetError().Err()
+	}
+	return res, nil
+}
+
+func (res *result) parseBlock(m *pb.BlockResult) (err error) {
+	if res.cid, err = parseCID(m.GetCid()); err != nil {
+		return fmt.Errorf("cid: %w", err)
+	}
+	if len(m.GetRoot()) == 0 {
+		return nil
+	}
+	if res.root, err = parseCID(m.Root); err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	res.index, res.proof = m.Index, m.Proof
+	return nil
+}
+
+// parseCID reads a CID that one process has sent to the other.
+func parseCID(b []byte) (cid.Cid, error) {
+	switch {
+	case len(b) == 0:
+		return cid.Undef, errors.New("is missing")
+	case len(b) > MaxCID:
+		return cid.Undef, fmt.Errorf("is %d bytes, want at most %d", len(b), MaxCID)
+	}
+	return cid.Cast(b)
+}
+
+// payload reads the payload of the frame into memory of its own.
+func (f *frameReader) payload(size int) ([]byte, error) {
+	data := make([]byte, size)
+	if _, err := io.ReadFull(f.r, data); err != nil {
+		return nil, cut(err)
+	}
+	return data, nil
+}
+
+// skip passes over the payload.
+func (f *frameReader) skip(size int) error {
+	if _, err := f.r.Discard(size); err != nil {
+		return cut(err)
+	}
+	return nil
+}
+
+// malformed is an error about the frame begun last.
+func (f *frameReader) malformed(cause error) error {
+	return errs.E(errs.Malformed, errs.Plugin, "read results", fmt.Sprintf("frame %d", f.count), cause)
+}
+
+// cut is the error of a stream that ends inside a frame.
+func cut(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// appendHead appends the length of a head, and the head.
+func appendHead(b []byte, m *pb.Result) ([]byte, error) {
+	at := len(b)
+	b = append(b, make([]byte, lengthSize)...)
+	out, err := proto.MarshalOptions{}.MarshalAppend(b, m)
+	if err != nil {
+		return b[:at], err
+	}
+	n := len(out) - at - lengthSize
+	if n > MaxHead {
+		return out[:at], fmt.Errorf("head is %d bytes, want at most %d", n, MaxHead)
+	}
+	binary.LittleEndian.PutUint32(out[at:], uint32(n))
+	return out, nil
+}

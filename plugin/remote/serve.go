@@ -1,0 +1,621 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"sync"
+
+	boxo "github.com/ipfs/boxo/exchange"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/codexchange/codexchange/exchange/dataset"
+	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/exchange/wire"
+	"github.com/codexchange/codexchange/plugin/pb"
+)
+
+const (
+	// batchSize is about how much is collected before results are written, bytes,
+	// if there is so much.
+	batchSize = 64 << 10
+	// smallPayload is up to which size a payload is copied beside its head rather
+	// than written by itself, bytes.
+	smallPayload = 16 << 10
+	// outLength is how many results wait for the writer. Each is a block of some
+	// request that has credit for it.
+	outLength = 64
+	// maxProof is the length of the longest proof that fits into a head, bytes.
+	maxProof = MaxHead - 4*MaxCID
+)
+
+// errStopped ends a serving in good order.
+var errStopped = errors.New("stopped")
+
+// A serving is the requests of one Run.
+type serving struct {
+	server   *Server
+	instance *Instance
+	ctx      context.Context // ends with Run; its cause says why
+	end      context.CancelCauseFunc
+	out      chan frame
+	jobReady chan struct{} // has room for one: there are jobs
+
+	mu       sync.Mutex // guards all below, and the credit of calls
+	ending   bool       // no goroutine is started any more
+	calls    map[uint64]*call
+	sessions map[uint64]*sessionOf
+	jobs     []*job          // not done yet, oldest first
+	jobSize  int             // blocks and ranges in jobs
+	lastJob  <-chan struct{} // done of the last job
+
+	wg sync.WaitGroup // everything but who receives
+}
+
+// A call is one request of the host.
+type call struct {
+	number uint64
+	ctx    context.Context // ends with the request, its session and Run
+	cancel context.CancelFunc
+
+	// Of who receives, until whole.
+	whole   bool // its last message has come
+	session *sessionOf
+	count   int // CIDs or ranges that have come
+	bad     error
+	keys    []cid.Cid
+	single  bool
+	isLeaf  bool
+	tree    dataset.Tree
+	ranges  []wire.Range
+	after   <-chan struct{} // closed when the exchange knows what was stored before
+
+	credit int64         // bytes that may be sent; guarded by serving.mu
+	grant  chan struct{} // has room for one: there is credit
+}
+
+// A sessionOf is a session of the host.
+type sessionOf struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	once    sync.Once // makes fetcher, when it is first needed
+	fetcher boxo.Fetcher
+}
+
+// A job is something stored that the exchange has to be told of: blocks, or
+// leaves of a tree.
+type job struct {
+	blocks []blocks.Block
+	root   cid.Cid
+	ranges []wire.Range
+	done   chan struct{} // closed when the exchange was told, or will not be
+}
+
+func (j *job) size() int { return len(j.blocks) + len(j.ranges) }
+
+// A frame is one result to be written.
+type frame struct {
+	head    *pb.Result
+	payload []byte
+}
+
+func newServing(s *Server, i *Instance, ctx context.Context) *serving {
+	v := &serving{
+		server:   s,
+		instance: i,
+		out:      make(chan frame, outLength),
+		jobReady: make(chan struct{}, 1),
+		calls:    make(map[uint64]*call),
+		sessions: make(map[uint64]*sessionOf),
+	}
+	v.ctx, v.end = context.WithCancelCause(ctx)
+	return v
+}
+
+// cancel ends the serving, in good order if err is nil. What comes first counts.
+func (v *serving) cancel(err error) {
+	if err == nil {
+		err = errStopped
+	}
+	v.end(err)
+}
+
+// run returns when the serving has ended and everything in it has. The error is
+// nil if the host, or Server.Close, ended it.
+func (v *serving) run() error {
+	v.wg.Go(func() { v.cancel(v.write()) })
+	v.wg.Go(v.notify)
+	<-v.ctx.Done()
+	v.mu.Lock()
+	v.ending = true
+	v.mu.Unlock()
+	_ = v.instance.Results.Close() // ends a write
+	v.wg.Wait()
+	if err := context.Cause(v.ctx); !errors.Is(err, errStopped) {
+		return err
+	}
+	return nil
+}
+
+// receive takes commands until the host ends the call. It waits for nobody, and
+// so the credit that somebody waits for comes through. What is said of numbers
+// that are not known is ignored: a request may have ended on this side when its
+// cancel or credit was sent. So are commands of a later version.
+func (v *serving) receive(stream grpc.ClientStreamingServer[pb.Command, pb.RunReply]) error {
+	for {
+		m, err := stream.Recv()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return pb.FromStatus(v.ctx, err, errs.Ours, "run exchange")
+		}
+		switch do := m.Do.(type) {
+		case *pb.Command_Want:
+			err = v.want(do.Want)
+		case *pb.Command_WantLeaves:
+			err = v.wantLeaves(do.WantLeaves)
+		case *pb.Command_Cancel:
+			v.cancelCall(do.Cancel.GetRequest())
+		case *pb.Command_Credit:
+			v.addCredit(do.Credit.GetRequest(), do.Credit.GetBytes())
+		case *pb.Command_EndSession:
+			v.endSession(do.EndSession.GetSession())
+		case *pb.Command_Stored:
+			v.stored(do.Stored)
+		case *pb.Command_StoredLeaves:
+			v.storedLeaves(do.StoredLeaves)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// want takes one message of a request. A request that cannot be understood is
+// answered when its last message has come. The error says that there is a request
+// with the number under way.
+func (v *serving) want(m *pb.Want) error {
+	c, err := v.part(m.GetRequest(), m.GetSession(), m.GetCredit(), false)
+	if err != nil {
+		return err
+	}
+	c.single = m.GetSingle()
+	for _, b := range m.GetCids() {
+		c.count++
+		if k, err := parseCID(b); err != nil {
+			c.wrong(fmt.Errorf("cid %d: %w", c.count, err))
+		} else if c.bad == nil {
+			c.keys = append(c.keys, k)
+		}
+	}
+	if !m.GetMore() {
+		if c.single && c.count != 1 {
+			c.wrong(fmt.Errorf("names %d blocks, want a single one", c.count))
+		}
+		v.begin(c)
+	}
+	return nil
+}
+
+func (v *serving) wantLeaves(m *pb.WantLeaves) error {
+	c, err := v.part(m.GetRequest(), m.GetSession(), m.GetCredit(), true)
+	if err != nil {
+		return err
+	}
+	root, err := parseCID(m.GetRoot())
+	if err != nil {
+		c.wrong(fmt.Errorf("root: %w", err))
+	}
+	c.tree = dataset.Tree{Root: root, Leaves: m.GetLeaves()}
+	for _, r := range m.GetRanges() {
+		c.ranges = append(c.ranges, wire.Range{First: r.GetFirst(), Count: r.GetCount()})
+	}
+	if !m.GetMore() {
+		v.begin(c)
+	}
+	return nil
+}
+
+// wrong says what is wrong with a request; the first time counts.
+func (c *call) wrong(cause error) {
+	if c.bad == nil {
+		c.bad = errs.E(errs.Invalid, errs.Caller, "want", "request "+strconv.FormatUint(c.number, 10), cause)
+		c.keys, c.ranges = nil, nil
+	}
+}
+
+// part finds the request that a message belongs to, or makes it.
+func (v *serving) part(number, session, credit uint64, leaf bool) (*call, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	c := v.calls[number]
+	if c == nil {
+		c = &call{number: number, isLeaf: leaf, grant: make(chan struct{}, 1)}
+		ctx := v.ctx
+		if session != 0 {
+			c.session = v.sessions[session]
+			if c.session == nil {
+				c.session = new(sessionOf)
+				c.session.ctx, c.session.cancel = context.WithCancel(v.ctx)
+				v.sessions[session] = c.session
+			}
+			ctx = c.session.ctx
+		}
+		c.ctx, c.cancel = context.WithCancel(ctx)
+		v.calls[number] = c
+	}
+	if c.whole || c.isLeaf != leaf {
+		return nil, errs.E(errs.Invalid, errs.Caller, "want", "request "+strconv.FormatUint(number, 10), errors.New("another request with this number is under way"))
+	}
+	c.add(credit)
+	return c, nil
+}
+
+// begin starts the goroutine of a request.
+func (v *serving) begin(c *call) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	c.whole, c.after = true, v.lastJob
+	if !v.ending {
+		v.wg.Go(func() {
+			defer v.cancelCall(c.number)
+			v.perform(c)
+		})
+	}
+}
+
+// cancelCall ends a request.
+func (v *serving) cancelCall(number uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if c := v.calls[number]; c != nil {
+		c.cancel()
+		delete(v.calls, number)
+	}
+}
+
+func (v *serving) addCredit(number, bytes uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if c := v.calls[number]; c != nil {
+		c.add(bytes)
+	}
+}
+
+// add gives a request credit. More than there can be is as much as there can be.
+func (c *call) add(bytes uint64) {
+	if room := uint64(math.MaxInt64) - uint64(max(c.credit, 0)); bytes > room {
+		c.credit = math.MaxInt64
+	} else {
+		c.credit += int64(bytes)
+	}
+	select {
+	case c.grant <- struct{}{}:
+	default:
+	}
+}
+
+// spend waits until a request has any credit, and takes n of it; false if the
+// request has ended.
+func (v *serving) spend(c *call, n int) bool {
+	for {
+		v.mu.Lock()
+		ok := c.credit > 0
+		if ok {
+			c.credit -= int64(n)
+		}
+		v.mu.Unlock()
+		if ok {
+			return c.ctx.Err() == nil
+		}
+		select {
+		case <-c.grant:
+		case <-c.ctx.Done():
+			return false
+		}
+	}
+}
+
+func (v *serving) endSession(id uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if s := v.sessions[id]; s != nil {
+		s.cancel()
+		delete(v.sessions, id)
+	}
+}
+
+// fetcher is whom a request is made of.
+func (v *serving) fetcher(c *call) boxo.Fetcher {
+	x, ok := v.instance.Exchange.(boxo.SessionExchange)
+	if c.session == nil || !ok {
+		return v.instance.Exchange
+	}
+	c.session.once.Do(func() { c.session.fetcher = x.NewSession(c.session.ctx) })
+	return c.session.fetcher
+}
+
+// perform makes a request of the exchange and passes on what comes, as credit
+// allows, and how it ended. Nothing is said of a request whose context has ended.
+func (v *serving) perform(c *call) {
+	if c.after != nil {
+		select {
+		case <-c.after:
+		case <-c.ctx.Done():
+		}
+	}
+	err := c.bad
+	switch {
+	case c.ctx.Err() != nil || err != nil:
+	case c.isLeaf:
+		err = v.getLeaves(c)
+	case c.single:
+		err = v.getBlock(c)
+	default:
+		err = v.getBlocks(c)
+	}
+	if c.ctx.Err() == nil {
+		v.put(c, frame{head: &pb.Result{Request: c.number, What: &pb.Result_Done{Done: &pb.DoneResult{Error: toError(err)}}}})
+	}
+}
+
+// toError is err as a message that fits into a head.
+func toError(err error) *pb.Error {
+	m := pb.FromError(err)
+	if proto.Size(m) > MaxHead/2 {
+		m.Causes = nil
+	}
+	return m
+}
+
+func (v *serving) getBlock(c *call) error {
+	b, err := v.fetcher(c).GetBlock(c.ctx, c.keys[0])
+	if err != nil {
+		return err
+	}
+	return v.pass(c, b, &pb.BlockResult{})
+}
+
+func (v *serving) getBlocks(c *call) error {
+	ch, err := v.fetcher(c).GetBlocks(c.ctx, c.keys)
+	c.keys = nil // the exchange has them
+	return each(c, ch, err, func(b blocks.Block) error { return v.pass(c, b, &pb.BlockResult{}) })
+}
+
+func (v *serving) getLeaves(c *call) error {
+	x, ok := v.fetcher(c).(dataset.LeafFetcher)
+	if !ok {
+		x, ok = v.instance.Exchange.(dataset.LeafFetcher)
+	}
+	if !ok {
+		return errs.E(errs.Invalid, errs.Caller, "get leaves", wire.CidString(c.tree.Root), errors.New("the exchange has no leaves"))
+	}
+	ch, err := x.GetLeaves(c.ctx, c.tree, c.ranges...)
+	c.ranges = nil
+	return each(c, ch, err, func(b dataset.LeafBlock) error {
+		return v.pass(c, b.Block, &pb.BlockResult{Root: b.Root.Bytes(), Index: b.Index, Proof: b.Proof})
+	})
+}
+
+// each calls pass with everything that comes through a channel, until it is
+// closed or the request ends.
+func each[T any](c *call, ch <-chan T, err error, pass func(T) error) error {
+	for err == nil {
+		select {
+		case x, ok := <-ch:
+			if !ok {
+				return nil
+			}
+			err = pass(x)
+		case <-c.ctx.Done():
+			return nil
+		}
+	}
+	return err
+}
+
+// pass sends a block, when there is credit for it.
+func (v *serving) pass(c *call, b blocks.Block, head *pb.BlockResult) error {
+	const op = "get block"
+	if b == nil || !b.Cid().Defined() {
+		return errs.E(errs.Other, errs.Plugin, op, "", errors.New("the exchange returned neither a block nor an error"))
+	}
+	head.Cid = b.Cid().Bytes()
+	f := frame{head: &pb.Result{Request: c.number}}
+	if leaf, ok := b.(dataset.LeafBlock); ok {
+		b = leaf.Block
+	}
+	if lazy, ok := b.(*lazyBlock); ok && lazy.ctx == v.server.ctx {
+		head.Size = uint64(lazy.size)
+		f.head.What = &pb.Result_Held{Held: head}
+	} else {
+		f.payload = b.RawData()
+		// It may be a wrapper around a lazyBlock that cannot be read.
+		if len(f.payload) == 0 && !isEmpty(b.Cid()) {
+			return errs.E(errs.Storage, errs.Ours, op, wire.CidString(b.Cid()), errors.New("the block has no bytes"))
+		}
+		head.Size = uint64(len(f.payload))
+		f.head.What = &pb.Result_Block{Block: head}
+	}
+	for _, l := range []struct {
+		what     string
+		got, max int
+	}{
+		{"block", len(f.payload), MaxBlock},
+		{"proof", len(head.Proof), maxProof},
+		{"cid", len(head.Cid), MaxCID},
+		{"root", len(head.Root), MaxCID},
+	} {
+		if l.got > l.max {
+			return errs.E(errs.TooLarge, errs.Plugin, op, wire.CidString(b.Cid()), fmt.Errorf("%s is %d bytes, want at most %d", l.what, l.got, l.max))
+		}
+	}
+	if v.spend(c, cost(len(f.payload))) {
+		v.put(c, f)
+	}
+	return nil
+}
+
+// isEmpty reports whether the block with no bytes has this CID.
+func isEmpty(c cid.Cid) bool {
+	sum, err := c.Prefix().Sum(nil)
+	return err == nil && sum.Equals(c)
+}
+
+// put hands a result to the writer.
+func (v *serving) put(c *call, f frame) {
+	select {
+	case v.out <- f:
+	case <-c.ctx.Done():
+	}
+}
+
+// write writes results until Run ends. What is ready at the same time is written
+// together; nothing waits for more.
+func (v *serving) write() error {
+	buf := make([]byte, 0, 2*batchSize)
+	for {
+		var f frame
+		select {
+		case f = <-v.out:
+		case <-v.ctx.Done():
+			return nil
+		}
+		for more := true; more; {
+			var err error
+			if buf, err = appendHead(buf, f.head); err != nil {
+				return errs.E(errs.TooLarge, errs.Plugin, "write results", "request "+strconv.FormatUint(f.head.Request, 10), err)
+			}
+			if small := len(f.payload) <= smallPayload; small {
+				buf = append(buf, f.payload...)
+				f.payload = nil
+			}
+			if f.payload == nil && len(buf) < batchSize {
+				select {
+				case f = <-v.out:
+					continue
+				default:
+				}
+			}
+			for _, b := range [][]byte{buf, f.payload} {
+				if len(b) == 0 {
+					continue
+				}
+				if _, err := v.instance.Results.Write(b); err != nil {
+					return errs.E(errs.Crashed, errs.Ours, "write results", "", err)
+				}
+			}
+			buf, more = buf[:0], false
+		}
+	}
+}
+
+// stored has the exchange told of blocks that the host's store has.
+func (v *serving) stored(m *pb.Stored) {
+	if m.GetMissed() > 0 {
+		v.server.opt.Log.Warn("exchange: the host had more new blocks than it could tell", "missed", m.GetMissed())
+	}
+	j := &job{blocks: make([]blocks.Block, 0, len(m.GetBlocks()))}
+	for n, b := range m.GetBlocks() {
+		k, err := parseCID(b.GetCid())
+		if err != nil {
+			v.server.opt.Log.Warn("exchange: a stored block is not named", "block", n+1, "err", err)
+			continue
+		}
+		size := int(min(b.GetSize(), math.MaxInt32))
+		j.blocks = append(j.blocks, &lazyBlock{cid: k, size: size, ctx: v.server.ctx, read: v.instance.Read})
+	}
+	v.addJob(j)
+}
+
+func (v *serving) storedLeaves(m *pb.StoredLeaves) {
+	root, err := parseCID(m.GetRoot())
+	if err != nil {
+		v.server.opt.Log.Warn("exchange: stored leaves are of no tree", "err", err)
+		return
+	}
+	j := &job{root: root}
+	for _, r := range m.GetRanges() {
+		j.ranges = append(j.ranges, wire.Range{First: r.GetFirst(), Count: r.GetCount()})
+	}
+	v.addJob(j)
+}
+
+// addJob queues a job. If an exchange is so slow to listen that more than
+// MaxPending blocks wait, the oldest are dropped: it looks into the store when it
+// is asked for a block.
+func (v *serving) addJob(j *job) {
+	if j.size() == 0 {
+		return
+	}
+	j.done = make(chan struct{})
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	dropped := 0
+	for len(v.jobs) > 0 && v.jobSize+j.size() > MaxPending {
+		dropped += v.jobs[0].size()
+		close(v.takeJob().done)
+	}
+	v.jobs = append(v.jobs, j)
+	v.jobSize += j.size()
+	v.lastJob = j.done
+	if dropped > 0 {
+		v.server.opt.Log.Warn("exchange: new blocks come faster than the exchange takes note of them", "dropped", dropped)
+	}
+	select {
+	case v.jobReady <- struct{}{}:
+	default:
+	}
+}
+
+func (v *serving) takeJob() *job {
+	if len(v.jobs) == 0 {
+		return nil
+	}
+	j := v.jobs[0]
+	v.jobs[0] = nil
+	v.jobs = v.jobs[1:]
+	v.jobSize -= j.size()
+	return j
+}
+
+// notify tells the exchange what was stored, in order. An exchange may take its
+// time to be told, until getters have taken what they were given; so this is
+// nobody's business but this goroutine's, and who asks for blocks afterwards
+// waits for it.
+func (v *serving) notify() {
+	for {
+		v.mu.Lock()
+		j := v.takeJob()
+		v.mu.Unlock()
+		if j == nil {
+			select {
+			case <-v.jobReady:
+				continue
+			case <-v.ctx.Done():
+				return
+			}
+		}
+		var err error
+		if len(j.blocks) > 0 {
+			err = v.instance.Exchange.NotifyNewBlocks(v.ctx, j.blocks...)
+		} else if x, ok := v.instance.Exchange.(dataset.LeafExchange); ok {
+			err = x.NotifyNewLeaves(v.ctx, j.root, j.ranges...)
+		}
+		close(j.done)
+		if err != nil {
+			v.server.opt.Log.Warn("exchange: it cannot be told of new blocks", "err", err)
+		}
+		if v.ctx.Err() != nil {
+			return
+		}
+	}
+}
