@@ -11,6 +11,9 @@ import (
 
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multistream"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -33,7 +36,15 @@ var sentinels = []struct {
 	{"os.ErrDeadlineExceeded", os.ErrDeadlineExceeded},
 	{"fs.ErrNotExist", fs.ErrNotExist},
 	{"fs.ErrPermission", fs.ErrPermission},
+	{"network.ErrNoConn", network.ErrNoConn},
+	{"network.ErrLimitedConn", network.ErrLimitedConn},
+	{"network.ErrNoRemoteAddrs", network.ErrNoRemoteAddrs},
+	{"network.ErrResourceLimitExceeded", network.ErrResourceLimitExceeded},
+	{notSupported, multistream.ErrNotSupported[protocol.ID]{}},
 }
+
+// notSupported names the one sentinel that == does not find.
+const notSupported = "multistream.ErrNotSupported"
 
 const (
 	// maxCauses bounds how deep and how wide an error may be that is sent or
@@ -66,6 +77,8 @@ func fromError(err error, depth int) *Error {
 		m.Is = &Error_NotFound{NotFound: e.Cid.Bytes()}
 	case *channel.ResetError:
 		m.Is = &Error_StreamReset_{StreamReset: &Error_StreamReset{Code: e.Code, Remote: e.Remote}}
+	case multistream.ErrNotSupported[protocol.ID]:
+		m.Is = &Error_Sentinel{Sentinel: notSupported}
 	default:
 		for _, s := range sentinels {
 			if err == s.err {

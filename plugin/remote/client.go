@@ -180,23 +180,27 @@ func (c *Client) getLeaves(ctx context.Context, s *session, tree dataset.Tree, i
 // without error whatever the plugin does, also after Close: a blockservice fails
 // the read that brought the blocks if this fails.
 func (c *Client) NotifyNewBlocks(_ context.Context, list ...blocks.Block) error {
-	told := make([]storedBlock, 0, len(list))
-	for _, b := range list {
-		if k := b.Cid(); k.Defined() && k.ByteLen() <= MaxCID {
-			told = append(told, storedBlock{k, len(b.RawData()), b})
-		}
+	sizes := make([]int, len(list))
+	for i, b := range list {
+		sizes[i] = len(b.RawData()) // which may read, so without the lock
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil
 	}
-	for _, b := range told {
-		for _, r := range slices.Clone(c.waiting[b.cid]) {
-			c.give(r, b)
+	for i, b := range list {
+		k := b.Cid()
+		if checkKey("", k) != nil {
+			continue // nobody can wait for it
 		}
-		b.block = nil // from here on its name is enough
-		c.drops(&c.missed, c.stored.add(b))
+		for _, r := range slices.Clone(c.waiting[k]) {
+			c.give(r, b, sizes[i])
+		}
+		if c.stored.add(storedBlock{k, sizes[i]}) {
+			c.missed++
+			c.counts.Dropped++
+		}
 	}
 	c.wake()
 	return nil
@@ -214,20 +218,12 @@ func (c *Client) NotifyNewLeaves(_ context.Context, root cid.Cid, indices ...wir
 		return nil
 	}
 	for _, r := range wire.Ranges(indices) {
-		c.drops(nil, c.leaves.add(storedLeaves{root, r}))
+		if c.leaves.add(storedLeaves{root, r}) {
+			c.counts.Dropped++
+		}
 	}
 	c.wake()
 	return nil
-}
-
-func (c *Client) drops(missed *uint64, dropped bool) {
-	if !dropped {
-		return
-	}
-	c.counts.Dropped++
-	if missed != nil {
-		*missed++
-	}
 }
 
 // Close ends everything that waits, and refuses what comes later. Every goroutine
@@ -368,13 +364,14 @@ func (c *Client) unwait(r *request, k cid.Cid) {
 }
 
 // give gives a block that the host has to a request that misses it.
-func (c *Client) give(r *request, b storedBlock) {
-	delete(r.need.missing, b.cid)
-	c.unwait(r, b.cid)
-	a := arrival{cid: b.cid}
+func (c *Client) give(r *request, b blocks.Block, size int) {
+	k := b.Cid()
+	delete(r.need.missing, k)
+	c.unwait(r, k)
+	a := arrival{cid: k}
 	// More than a little is not kept for a caller who is slow, but read again.
 	if r.single || c.opt.Held == nil || r.kept*4 < c.opt.Window {
-		a.block, a.kept = b.block, b.size
+		a.block, a.kept = b, size
 	}
 	r.local = true
 	c.push(r, a)
@@ -438,6 +435,9 @@ func (c *Client) unread(r *request, a arrival, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.paid(r, a)
+	if r.over && !r.need.empty() {
+		return // it has ended without others already
+	}
 	r.again++
 	switch {
 	case c.refused(op) != nil:
@@ -474,9 +474,8 @@ func (c *Client) wantAgain(r *request, a arrival) {
 
 // A storedBlock is a block that the store has, to be told.
 type storedBlock struct {
-	cid   cid.Cid
-	size  int
-	block blocks.Block // nil in Client.stored
+	cid  cid.Cid
+	size int
 }
 
 type storedLeaves struct {

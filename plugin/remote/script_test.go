@@ -67,10 +67,10 @@ func script(t testing.TB, c *Client) *scripted {
 			return
 		}
 		stopped = true
-		close(s.stop)
 		cancel()
-		far.Close()
 		<-done
+		far.Close()
+		close(s.stop)
 		tear()
 	}
 	t.Cleanup(s.end)
@@ -194,6 +194,66 @@ func TestSessionsAreNamedAndEnded(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatTheNextPluginIsTold shows that a request goes to the next plugin with what
+// is missing, its session, and the credit that its caller leaves: blocks that
+// wait for the caller count.
+func TestWhatTheNextPluginIsTold(t *testing.T) {
+	list := makeBlocks(27, 4, 3000)
+	c := newClient(t, ClientOptions{Window: 8192})
+	session := c.NewSession(t.Context())
+	ch, err := session.GetBlocks(t.Context(), keysOf(list))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := script(t, c)
+	first := s.next("the request").GetWant()
+	if len(first.GetCids()) != 4 || first.GetCredit() != 8192 || first.GetSession() == 0 {
+		t.Errorf("the first plugin got %v, want four blocks, credit of 8192, a session", first)
+	}
+	s.block(first.GetRequest(), list[1])
+	eventually(t, "a block waits for the caller", func() bool { return c.Counters().Results == 1 })
+	s.end()
+	c.check(t, 0)
+
+	s = script(t, c)
+	second := s.next("the request again").GetWant()
+	if got, want := second.GetCids(), [][]byte{list[0].Cid().Bytes(), list[2].Cid().Bytes(), list[3].Cid().Bytes()}; !reflect.DeepEqual(got, want) {
+		t.Errorf("asked for %x, want %x", got, want)
+	}
+	if second.GetCredit() != 8192-cost3000 || second.GetSession() != first.GetSession() {
+		t.Errorf("the second plugin got credit of %d and session %d, want %d and %d", second.GetCredit(), second.GetSession(), 8192-cost3000, first.GetSession())
+	}
+	n := second.GetRequest()
+	s.block(n, list[0])
+	s.block(n, list[2]) // with 144 bytes of credit
+	eventually(t, "three blocks wait", func() bool { return c.Counters().Results == 3 })
+	s.end()
+	c.check(t, 0)
+
+	s = script(t, c)
+	third := s.next("the request again").GetWant()
+	if third.GetCredit() != 0 || len(third.GetCids()) != 1 {
+		t.Errorf("the third plugin got %v, want one block without credit", third)
+	}
+	left := missing(list)
+	for range 3 {
+		delete(left, take(t, "what waits", ch).Cid())
+	}
+	for credit := uint64(0); credit < 8192; {
+		credit += s.next("what the caller takes is given back").GetCredit().GetBytes()
+		if credit > 8192 {
+			t.Errorf("credit is %d, want no more than the window of 8192", credit)
+		}
+	}
+	s.block(third.GetRequest(), list[3])
+	collect(t, "the last", ch, left)
+	if len(left) != 0 {
+		t.Errorf("%d blocks are missing", len(left))
+	}
+}
+
+const cost3000 = 3000 + ResultCost
 
 // TestCreditIsGivenBack shows that the plugin is given credit as the caller takes
 // blocks, and for results that nobody waits for any more.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -441,4 +442,53 @@ func TestRestart(t *testing.T) {
 		w.Restart()
 		w.is("launched anew", Status{State: Running, Pid: 105, Restarts: 4, LastErr: boom})
 	})
+}
+
+// Whatever happens, and when, there is at most one process, and nothing is left
+// after Close.
+func TestAnything(t *testing.T) {
+	for seed := range uint64(100) {
+		scenario(t, func(t *testing.T, w *world) {
+			r := rand.New(rand.NewPCG(seed, 0))
+			for range 30 {
+				var p *fake
+				w.lock(func() {
+					p = w.now
+					w.launching, w.starting = time.Duration(r.IntN(3))*s, time.Duration(r.IntN(3))*s
+					w.launchErr, w.serveErr = nil, nil
+					switch r.IntN(8) {
+					case 0:
+						w.launchErr = errors.New("boom")
+					case 1:
+						w.serveErr = errors.New("boom")
+					case 2:
+						w.serveErr = errs.E(errs.Invalid, errs.Plugin, "boom", "", nil)
+					}
+				})
+				switch r.IntN(5) {
+				case 0:
+					w.Restart()
+				case 1:
+					p.exit(errors.New("boom"))
+				case 2:
+					w.lock(func() { p.hangs = true })
+				case 3:
+					select {
+					case p.serveErrs <- errors.New("boom"):
+					default:
+					}
+				}
+				time.Sleep(time.Duration(r.IntN(4000)) * ms)
+			}
+			w.lock(func() { w.launching, w.starting, w.launchErr, w.serveErr = 0, 0, nil, nil })
+			time.Sleep(time.Minute)
+			if w.Status().State == GivenUp {
+				w.Restart()
+				synctest.Wait()
+			}
+			if st := w.Status(); st.State != Running || st.Pid == 0 {
+				t.Errorf("seed %d: status is %+v, want running in the end; log\n%s", seed, st, &w.log)
+			}
+		})
+	}
 }
