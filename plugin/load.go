@@ -18,7 +18,6 @@ import (
 	"github.com/codexchange/codexchange/exchange/dataset"
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/wire"
-	"github.com/codexchange/codexchange/plugin/channel"
 	"github.com/codexchange/codexchange/plugin/internal/subprocess"
 	"github.com/codexchange/codexchange/plugin/internal/supervise"
 	"github.com/codexchange/codexchange/plugin/lend"
@@ -78,9 +77,9 @@ type Policy = supervise.Policy
 // A Status is how things are with a plugin.
 type Status = supervise.Status
 
-// Counters are the payload bytes and records that have crossed, over all
-// processes of a plugin.
-type Counters = channel.Counters
+// Counters are the bytes and records that have crossed, over all processes of a
+// plugin.
+type Counters = lend.Counters
 
 // startTimeout is how long a plugin may take from its start until it serves.
 const startTimeout = 30 * time.Second

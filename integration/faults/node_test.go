@@ -162,7 +162,7 @@ func (s *served) status(n *host.Node, q request, a *answer) error {
 	if p := n.Exchange().Plugin(); p != nil {
 		st := p.Status()
 		a.Pid, a.Restarts, a.State = st.Pid, st.Restarts, fmt.Sprint(st.State)
-		a.Data = p.Counters().DataOut.Load()
+		a.Data = p.Counters().Streams.DataOut.Load()
 	}
 	a.Goroutines = runtime.NumGoroutine()
 	if open, err := os.ReadDir("/proc/self/fd"); err == nil {

@@ -145,6 +145,12 @@ func (l *Listener) Token() Token { return l.token }
 // Cancel. The error is of kind errs.Closed, or errs.Invalid if the stream is
 // expected already.
 func (l *Listener) Expect(stream uint64) (*Expected, error) {
+	return l.ExpectCounting(stream, l.opts.Counters)
+}
+
+// ExpectCounting is Expect, with counters for this stream instead of those of the
+// options.
+func (l *Listener) ExpectCounting(stream uint64, counters *Counters) (*Expected, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	subject := fmt.Sprintf("stream %d", stream)
@@ -154,16 +160,17 @@ func (l *Listener) Expect(stream uint64) (*Expected, error) {
 	if l.expected[stream] != nil {
 		return nil, errs.Errorf(errs.Invalid, errs.Caller, "expect "+subject, "it is expected already")
 	}
-	e := &Expected{l: l, stream: stream, came: make(chan struct{})}
+	e := &Expected{l: l, stream: stream, counters: counters, came: make(chan struct{})}
 	l.expected[stream] = e
 	return e, nil
 }
 
 // Expected is a stream whose connection has not come yet.
 type Expected struct {
-	l      *Listener
-	stream uint64
-	came   chan struct{} // closed after conn or err has been set
+	l        *Listener
+	stream   uint64
+	counters *Counters
+	came     chan struct{} // closed after conn or err has been set
 
 	conn *Conn
 	err  error
@@ -340,7 +347,7 @@ func (l *Listener) greet(sock *net.UnixConn) (*Conn, error) {
 	}
 	e.conn = newConn(sock, settings{
 		id: h.stream, host: true, caps: caps, window: l.opts.Window, allowed: int(h.window),
-		counters: l.opts.Counters, stall: l.opts.stall,
+		counters: e.counters, stall: l.opts.stall,
 	})
 	l.conns[e.conn] = struct{}{}
 	return e.conn, nil

@@ -70,7 +70,7 @@ type Lease struct {
 // never comes, the lease waits for it until it is closed.
 func (l *Lender) Open(dir string) (*Lease, error) {
 	const op = "open lease for plugin"
-	channels, err := channel.Listen(dir, channel.Options{Counters: &l.counters, Log: l.opts.Log})
+	channels, err := channel.Listen(dir, channel.Options{Counters: &l.counters.Streams, Log: l.opts.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -82,9 +82,9 @@ func (l *Lender) Open(dir string) (*Lease, error) {
 		grpc.MaxRecvMsgSize(MaxRequest), grpc.MaxSendMsgSize(MaxReply), grpc.MaxConcurrentStreams(MaxCalls),
 		grpc.UnaryInterceptor(le.serveUnary), grpc.StreamInterceptor(le.serveStream))
 	pb.RegisterHostServer(le.server, &server{l: l, le: le})
-	callback, err := channels.Expect(callbackStream)
+	callback, err := channels.ExpectCounting(callbackStream, &l.counters.Calls)
 	if err == nil {
-		le.results, err = channels.Expect(resultsStream)
+		le.results, err = channels.ExpectCounting(resultsStream, &l.counters.Results)
 	}
 	if err != nil { // cannot be: they are new
 		channels.Close()

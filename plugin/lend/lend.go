@@ -154,7 +154,7 @@ func (o Options) fill() (Options, error) {
 type Lender struct {
 	opts     Options
 	service  string // "plugin." and the name
-	counters channel.Counters
+	counters Counters
 	epoch    atomic.Uint64 // of the latest that was given to a peer
 	expired  atomic.Uint64 // see Stat
 	refused  atomic.Uint64
@@ -216,8 +216,16 @@ func New(o Options) (*Lender, error) {
 	return l, nil
 }
 
-// Counters count what crosses the boundary, of all incarnations.
-func (l *Lender) Counters() *channel.Counters { return &l.counters }
+// Counters count what crosses the boundary, by what the byte channels are for. Out
+// is to the plugin. The fields may be read at any time.
+type Counters struct {
+	Streams channel.Counters // libp2p streams
+	Results channel.Counters // what the exchange brings
+	Calls   channel.Counters // calls of service Host
+}
+
+// Counters are those of all incarnations.
+func (l *Lender) Counters() *Counters { return &l.counters }
 
 // Stat is how things are with a Lender.
 type Stat struct {

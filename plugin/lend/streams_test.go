@@ -208,7 +208,7 @@ func TestBlockReferences(t *testing.T) {
 	if n := crossed() - before; n > 1000 {
 		t.Errorf("%d bytes crossed while a block was sent, want none of its bytes", n)
 	}
-	if n := l.Counters().Filled.Load(); n != uint64(len(data)) {
+	if n := l.Counters().Streams.Filled.Load(); n != uint64(len(data)) {
 		t.Errorf("%d bytes were filled, want %d", n, len(data))
 	}
 

@@ -460,7 +460,8 @@ func (c *Client) done(v *incarnation, res result) {
 		err = errs.E(errs.Other, errs.Plugin, "get block", wire.CidString(r.need.keys[0]), errors.New("the exchange ended the request without the block"))
 	}
 	if err != nil && !r.single {
-		c.opt.Log.Warn("exchange: a request has ended", "plugin", true, "err", err)
+		// A channel cannot tell why it is closed.
+		c.opt.Log.Info("exchange: the plugin has ended a request", "missing", len(r.need.missing)+len(r.need.ranges), "err", err)
 	}
 	c.finish(r, err, false)
 }

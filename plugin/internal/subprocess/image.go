@@ -101,6 +101,7 @@ func ownImage(name string) (path, arg0 string, err error) {
 
 // checkProgram reports why a file is not the program with that sum. It is read
 // before each start; who can change it afterwards can do anything as this user.
+// go-plugin's own check cannot be used with a runner, and would not name the sums.
 func checkProgram(path string, want []byte) error {
 	const op = "check program"
 	if len(want) != sha256.Size {

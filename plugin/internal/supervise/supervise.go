@@ -272,7 +272,7 @@ func (s *Supervisor) after(end ending, why error) ending {
 	case end == hopeless:
 		s.cfg.Log.Error(`plugin is given up: another try would end in the same way; put right what is wrong, then "plugin restart"`, "err", why)
 	default:
-		s.cfg.Log.Error(`plugin is given up: it has crashed too often; "plugin restart" tries again`, "err", why, "crashes", max(crashes, s.rec.row), "within", p.Window)
+		s.cfg.Log.Error(`plugin is given up: it has crashed too often; "plugin restart" tries again`, "err", why, "crashes", crashes, "within", p.Window, "without_serving", s.rec.row)
 	}
 	if state == GivenUp && s.cfg.Gone != nil {
 		s.cfg.Gone(why)
