@@ -99,26 +99,25 @@ func startExchange(ctx context.Context, name string, plugins map[string]Plugin, 
 type blockexcExchange struct{ *exchange.Exchange }
 
 func startBlockexc(n needs, config json.RawMessage) (Exchange, error) {
-	x, err := newBlockexc(n.host, blocks.New(n.store), n.log, config)
+	x, err := newBlockexc(n.host, config, exchange.Config{Blocks: blocks.New(n.store), Logger: n.log})
 	if err != nil {
 		return nil, err
 	}
 	return blockexcExchange{x}, nil
 }
 
-// newBlockexc makes the Codex block exchange, in whichever process this is.
-func newBlockexc(h host.Host, store exchange.Blocks, log *slog.Logger, config json.RawMessage) (*exchange.Exchange, error) {
+// newBlockexc makes the Codex block exchange, in whichever process this is. What
+// is configured goes into cfg: nothing so far.
+func newBlockexc(h host.Host, config json.RawMessage, cfg exchange.Config) (_ *exchange.Exchange, err error) {
 	if len(config) > 0 {
-		var none struct{}
-		if err := strictJSON(config, &none); err != nil {
+		if err := strictJSON(config, new(struct{})); err != nil {
 			return nil, fmt.Errorf("configuration of %s: %w", Blockexc, err)
 		}
 	}
-	network, err := p2p.New(h, p2p.Options{})
-	if err != nil {
+	if cfg.Network, err = p2p.New(h, p2p.Options{}); err != nil {
 		return nil, err
 	}
-	return exchange.New(exchange.Config{Network: network, Blocks: store, Logger: log})
+	return exchange.New(cfg)
 }
 
 // strictJSON decodes JSON and refuses what v has no place for.

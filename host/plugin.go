@@ -9,8 +9,10 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/codexchange/codexchange/adapter/blocks"
+	"github.com/codexchange/codexchange/adapter/routing"
 	"github.com/codexchange/codexchange/exchange"
 	"github.com/codexchange/codexchange/plugin"
+	"github.com/codexchange/codexchange/plugin/borrow"
 	"github.com/codexchange/codexchange/plugin/remote"
 )
 
@@ -34,11 +36,30 @@ func version() string {
 
 // serveBlockexc makes the Codex block exchange in a plugin.
 func serveBlockexc(_ context.Context, env plugin.Env) (boxo.Interface, error) {
-	x, err := newBlockexc(env.Host, blocks.New(env.Blockstore), env.Log, env.Config)
+	cfg := exchange.Config{Blocks: blocks.New(env.Blockstore), Logger: env.Log}
+	if env.Leaves != nil {
+		cfg.Leaves = borrowedLeaves{env.Leaves}
+	}
+	if env.Router != nil {
+		cfg.Router = routing.New(env.Host.ID(), env.Router)
+	}
+	x, err := newBlockexc(env.Host, env.Config, cfg)
 	if err != nil {
 		return nil, err
 	}
 	return inspected{x}, nil
+}
+
+// borrowedLeaves is the host's store of leaf records, as the exchange asks it.
+type borrowedLeaves struct{ *borrow.Leaves }
+
+func (l borrowedLeaves) LeafBatch(ctx context.Context, root cid.Cid, indices []uint64) ([]exchange.Leaf, error) {
+	found, err := l.Leaves.LeafBatch(ctx, root, indices)
+	leaves := make([]exchange.Leaf, len(found))
+	for i, f := range found {
+		leaves[i] = exchange.Leaf(f)
+	}
+	return leaves, err
 }
 
 // inspected lets the host see what an exchange in a plugin does.

@@ -189,7 +189,7 @@ func TestGiveUp(t *testing.T) {
 }
 
 // socketDir is a short directory for the sockets of a process.
-func socketDir(t *testing.T) string {
+func socketDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "f")
 	must(t, "make directory", err)

@@ -23,10 +23,13 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
 	"go.uber.org/goleak"
 
 	"github.com/codexchange/codexchange/host"
 )
+
+var loopback = multiaddr.StringCast("/ip4/127.0.0.1/tcp/0")
 
 // asNode in the environment makes this test program a node.
 const asNode = "FAULTS_NODE"

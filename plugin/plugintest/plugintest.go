@@ -1,0 +1,163 @@
+// Package plugintest runs a plugin as a host does, in tests: over libp2p hosts on
+// 127.0.0.1 and stores in memory. What it gives is made for exchangetest.Run, so
+// that an exchange is held to the same suite wherever it runs:
+//
+//	func TestMain(m *testing.M) {
+//		plugin.Main("test", map[string]plugin.New{"mine": newMine})
+//		os.Exit(m.Run())
+//	}
+//
+//	func TestConformance(t *testing.T) {
+//		path, sum := plugintest.Build(t, "example.org/mine/cmd/mine")
+//		for name, c := range map[string]plugin.Config{
+//			"in this process": {Name: "mine", Here: newMine},
+//			"in another":      {Name: "mine"},
+//			"as a program":    {Name: "mine", Path: path, SHA256: sum},
+//		} {
+//			t.Run(name, func(t *testing.T) {
+//				exchangetest.Run(t, exchangetest.Suite{New: func(t testing.TB, n int) exchangetest.Group {
+//					return plugintest.Nodes(t, n, c)
+//				}})
+//			})
+//		}
+//	}
+//
+// In this process everything is as between two processes but the processes: the
+// same gRPC, the same byte channels. A debugger sees both sides there.
+//
+// Goroutines: Nodes starts one for each node and waits for them. All that nodes
+// run ends with the test.
+package plugintest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ipfs/boxo/blockstore"
+	"github.com/ipfs/go-datastore"
+	dssync "github.com/ipfs/go-datastore/sync"
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/codexchange/codexchange/exchange/exchangetest"
+	"github.com/codexchange/codexchange/plugin"
+)
+
+// connectTimeout is how long two nodes on loopback may take to connect.
+const connectTimeout = 30 * time.Second
+
+var loopback = multiaddr.StringCast("/ip4/127.0.0.1/tcp/0")
+
+// A Node is a libp2p host and a store, and the plugin that has borrowed both. It
+// ends with the test: the plugin first, then the host.
+type Node struct {
+	Host       host.Host
+	Blockstore blockstore.Blockstore
+	Plugin     *plugin.Plugin
+}
+
+// New makes a node that listens on a free port of 127.0.0.1. Host and Blocks of
+// the configuration are the node's own and must be nil; Log is [Log] if it is nil.
+// The options are for the libp2p host, beside those that New gives it; one that
+// carries something that belongs to a single host, such as a resource manager,
+// has to make it each time it is called.
+func New(t testing.TB, c plugin.Config, options ...libp2p.Option) *Node {
+	t.Helper()
+	n, err := start(t, c, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Nodes makes n nodes that are not connected, each with a plugin of its own; see
+// [New].
+func Nodes(t testing.TB, n int, c plugin.Config, options ...libp2p.Option) exchangetest.Group {
+	t.Helper()
+	nodes, failed := make([]*Node, n), make([]error, n)
+	var starting sync.WaitGroup
+	for i := range nodes {
+		starting.Go(func() { nodes[i], failed[i] = start(t, c, options) })
+	}
+	starting.Wait()
+	g := exchangetest.Group{
+		Connect: func(i, j int) error {
+			ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+			defer cancel()
+			return nodes[i].Host.Connect(ctx, nodes[j].Info())
+		},
+		Disconnect: func(i, j int) error { return nodes[i].Host.Network().ClosePeer(nodes[j].Host.ID()) },
+	}
+	for i, node := range nodes {
+		if failed[i] != nil {
+			t.Fatalf("node %d: %v", i, failed[i])
+		}
+		g.Nodes = append(g.Nodes, exchangetest.Node{
+			Exchange:   node.Plugin.Exchange(),
+			Blockstore: node.Blockstore,
+			ID:         node.Host.ID(),
+		})
+	}
+	return g
+}
+
+// start is New for any goroutine.
+func start(t testing.TB, c plugin.Config, options []libp2p.Option) (*Node, error) {
+	if c.Host != nil || c.Blocks != nil {
+		return nil, fmt.Errorf("make node: Host and Blocks are the node's own: want nil")
+	}
+	if c.Log == nil {
+		c.Log = Log(t)
+	}
+	n := &Node{Blockstore: blockstore.NewBlockstore(dssync.MutexWrap(datastore.NewMapDatastore()))}
+	var err error
+	n.Host, err = libp2p.New(append([]libp2p.Option{
+		libp2p.NoListenAddrs, libp2p.Transport(tcp.NewTCPTransport), libp2p.DisableRelay(), libp2p.DisableMetrics(),
+	}, options...)...)
+	if err != nil {
+		return nil, fmt.Errorf("make libp2p host: %w", err)
+	}
+	t.Cleanup(func() { _ = n.Host.Close() })
+	c.Host, c.Blocks = n.Host, n.Blockstore
+	n.Plugin, err = plugin.Load(t.Context(), c)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { _ = n.Plugin.Close() })
+	if err := n.Host.Network().Listen(loopback); err != nil {
+		return nil, fmt.Errorf("listen on %v: %w", loopback, err)
+	}
+	return n, nil
+}
+
+// Info is where other hosts find the node.
+func (n *Node) Info() peer.AddrInfo {
+	return peer.AddrInfo{ID: n.Host.ID(), Addrs: n.Host.Network().ListenAddresses()}
+}
+
+// Build compiles a package that is a program, and returns where it is and its
+// sum, as [plugin.Config] wants them. The file is gone when the test ends.
+func Build(t testing.TB, pkg string) (path, sum string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "plugin")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, pkg).CombinedOutput(); err != nil {
+		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
+	}
+	program, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := sha256.Sum256(program)
+	return path, hex.EncodeToString(hash[:])
+}
