@@ -16,10 +16,13 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/codexchange/codexchange/host"
 )
 
 // The test program is a node when it is started as one.
 func TestMain(m *testing.M) {
+	host.Main()
 	if len(os.Args) > 1 && os.Args[1] == "node" {
 		if err := run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr); err != nil {
 			os.Exit(1)
@@ -102,7 +105,7 @@ func TestSuites(t *testing.T) {
 // Whoever fetches from one seeder gets everything from it, once; nothing is lost
 // on the way into the figures.
 func TestCounts(t *testing.T) {
-	for _, r := range measure(t, "-exchanges", "bitswap,boxo,blockexc,floor", "-only", "256KiB/mem", "bulk") {
+	for _, r := range measure(t, "-exchanges", "bitswap,boxo,blockexc,blockexc-plugin,floor", "-only", "256KiB/mem", "bulk") {
 		if v := r.Figures["sent_by_seeders"]; v != 1 {
 			t.Errorf("%s: seeders sent %v of the data, want 1", r.Exchange, v)
 		}
@@ -179,7 +182,7 @@ func TestCommandLine(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"", "no suite named"},
 		{"nonesuch", `unknown suite "nonesuch"`},
-		{"-exchanges bitswap,nonesuch bulk", `flag -exchanges: unknown exchange "nonesuch", want one of blockexc, bitswap, boxo, floor`},
+		{"-exchanges bitswap,nonesuch bulk", `flag -exchanges: unknown exchange "nonesuch", want one of blockexc, blockexc-plugin, bitswap, boxo, floor`},
 		{"-only ( bulk", "flag -only: "},
 		{"-rounds 0 bulk", "flags: -rounds 0 -mib 512, want 1 or more of each"},
 		{"-only nothing-like-this bulk", `no case matches "nothing-like-this"`},

@@ -23,7 +23,8 @@
 // # Exchanges
 //
 // Table exchanges has them. "blockexc" is package exchange over adapter/p2p and
-// adapter/blocks. "bitswap" is adapter/bitswap: boxo's own defaults, but for a
+// adapter/blocks; "blockexc-plugin" is the same in a process of its own, which
+// counts as the node's. "bitswap" is adapter/bitswap: boxo's own defaults, but for a
 // window of 512 wants a session and 2 s of patience before silence counts as
 // "don't have". "floor" is no exchange to use: one stream, the whole list down
 // it, the blocks back in order. It is what remains of a transfer without any

@@ -16,6 +16,8 @@ import (
 	"github.com/codexchange/codexchange/adapter/blocks"
 	"github.com/codexchange/codexchange/adapter/p2p"
 	"github.com/codexchange/codexchange/exchange"
+	codexchange "github.com/codexchange/codexchange/host"
+	"github.com/codexchange/codexchange/plugin"
 )
 
 // An exchangeKind is an exchange that can be measured.
@@ -34,6 +36,7 @@ type exchangeKind struct {
 type runningExchange struct {
 	boxo.SessionExchange
 	counts func() (counts, error)
+	plugin int // id of the process it runs in, 0 if that is the node's
 }
 
 // counts is what an exchange has moved since it started, in bytes.
@@ -41,6 +44,7 @@ type counts struct{ received, duplicate, sent uint64 }
 
 var exchanges = []exchangeKind{
 	{name: "blockexc", start: startBlockexc},
+	{name: "blockexc-plugin", start: startPlugin},
 	{name: "bitswap", start: startBitswap},
 	{name: "boxo", window: 512, start: startBoxo},
 	{name: "floor", bulkOnly: true, start: startFloor},
@@ -71,9 +75,21 @@ func startBlockexc(h host.Host, store blockstore.Blockstore) (runningExchange, e
 	if err != nil {
 		return runningExchange{}, err
 	}
-	return runningExchange{x, func() (counts, error) {
+	return runningExchange{SessionExchange: x, counts: func() (counts, error) {
 		s := x.Stat()
 		return counts{s.BytesReceived, s.DuplicateBytes, s.BytesSent}, nil
+	}}, nil
+}
+
+// startPlugin is startBlockexc in a process of its own, as package host has it.
+func startPlugin(h host.Host, store blockstore.Blockstore) (runningExchange, error) {
+	p, err := plugin.Load(context.Background(), plugin.Config{Name: codexchange.Blockexc, Host: h, Blocks: store})
+	if err != nil {
+		return runningExchange{}, err
+	}
+	return runningExchange{SessionExchange: p.Exchange(), plugin: p.Status().Pid, counts: func() (counts, error) {
+		s, err := p.Inspect(context.Background())
+		return counts{s.BytesReceived, s.DuplicateBytes, s.BytesSent}, err
 	}}, nil
 }
 
@@ -82,7 +98,7 @@ func startBitswap(h host.Host, store blockstore.Blockstore) (runningExchange, er
 	if err != nil {
 		return runningExchange{}, err
 	}
-	return runningExchange{x, func() (counts, error) {
+	return runningExchange{SessionExchange: x, counts: func() (counts, error) {
 		s, err := x.Stat()
 		return counts{s.Bytes, s.DuplicateBytes, s.BytesSent}, err
 	}}, nil
@@ -90,7 +106,7 @@ func startBitswap(h host.Host, store blockstore.Blockstore) (runningExchange, er
 
 func startBoxo(h host.Host, store blockstore.Blockstore) (runningExchange, error) {
 	x := boxobs.New(context.Background(), bsnet.NewFromIpfsHost(h), nil, store)
-	return runningExchange{x, func() (counts, error) {
+	return runningExchange{SessionExchange: x, counts: func() (counts, error) {
 		s, err := x.Stat()
 		if err != nil {
 			return counts{}, err
@@ -101,7 +117,7 @@ func startBoxo(h host.Host, store blockstore.Blockstore) (runningExchange, error
 
 func startFloor(h host.Host, store blockstore.Blockstore) (runningExchange, error) {
 	x := newFloor(h, store)
-	return runningExchange{x, func() (counts, error) {
+	return runningExchange{SessionExchange: x, counts: func() (counts, error) {
 		return counts{received: x.received.Load(), sent: x.sent.Load()}, nil
 	}}, nil
 }

@@ -11,9 +11,12 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+
+	"github.com/codexchange/codexchange/host"
 )
 
 func main() {
+	host.Main()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr); err != nil {

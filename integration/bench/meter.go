@@ -43,10 +43,11 @@ func (b *bench) measure(nodes ...*process) (*meter, error) {
 	}
 	syscall.Sync()
 	for _, n := range nodes {
-		pid := n.cmd.Process.Pid
-		resetPeak(pid)
-		m.cpu = append(m.cpu, processCPU(pid))
-		m.rss = append(m.rss, residentMiB(pid))
+		for _, pid := range n.pids() {
+			resetPeak(pid)
+		}
+		m.cpu = append(m.cpu, n.total(processCPU))
+		m.rss = append(m.rss, n.largest(residentMiB))
 	}
 	m.own, m.busy, m.begun = ownCPU(), systemCPU(), time.Now()
 	return m, nil
@@ -57,9 +58,8 @@ func (m *meter) end() (usage, error) {
 	u := usage{wall: time.Since(m.begun).Seconds(), own: ownCPU() - m.own, before: m.rss}
 	u.unknown = systemCPU() - m.busy - u.own
 	for i, n := range m.nodes {
-		pid := n.cmd.Process.Pid
-		u.cpu = append(u.cpu, processCPU(pid)-m.cpu[i])
-		u.peak = append(u.peak, peakMiB(pid))
+		u.cpu = append(u.cpu, n.total(processCPU)-m.cpu[i])
+		u.peak = append(u.peak, n.largest(peakMiB))
 		u.unknown -= u.cpu[i]
 	}
 	for _, n := range m.nodes {
@@ -73,8 +73,25 @@ func (m *meter) end() (usage, error) {
 	return u, nil
 }
 
+// total is the sum of a figure over the processes of a node.
+func (p *process) total(figure func(pid int) float64) (sum float64) {
+	for _, pid := range p.pids() {
+		sum += figure(pid)
+	}
+	return sum
+}
+
+// largest is the largest figure among the processes of a node.
+func (p *process) largest(figure func(pid int) float64) (most float64) {
+	for _, pid := range p.pids() {
+		most = max(most, figure(pid))
+	}
+	return most
+}
+
 // add puts the usage among the figures: seeders come first, then leechers. Of
-// several, CPU is their sum and memory that of the largest.
+// several, and of a node and its plugin, CPU is the sum and memory that of the
+// larger process.
 func (u usage) add(f figures, seeders int) {
 	sum := func(v []float64) (total float64) {
 		for _, x := range v {

@@ -42,7 +42,7 @@ type node struct {
 
 // ops are the operations of the node protocol, with what they read of a request.
 var ops = map[string]func(*node, context.Context, request) (answer, error){
-	"start":       (*node).start,      // exchange, store, dir, transport, ip: answers with peer, addr
+	"start":       (*node).start,      // exchange, store, dir, transport, ip: answers with peer, addr, plugin
 	"gen":         (*node).gen,        // count, size, seed, file (written), keep: fills the store
 	"dag-add":     (*node).dagAdd,     // size (chunk), bytes, seed: answers with root
 	"connect":     (*node).connect,    // peer, addr: dials
@@ -131,7 +131,7 @@ func (n *node) start(_ context.Context, q request) (answer, error) {
 	if err := n.host.Network().Listen(a); err != nil {
 		return answer{}, fmt.Errorf("listen on %s: %w", a, err)
 	}
-	return answer{Peer: n.host.ID().String(), Addr: n.host.Addrs()[0].String()}, nil
+	return answer{Peer: n.host.ID().String(), Addr: n.host.Addrs()[0].String(), Plugin: n.exchange.plugin}, nil
 }
 
 func orLoopback(ip string) string {

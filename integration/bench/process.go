@@ -41,6 +41,7 @@ type answer struct {
 	Peer    string  `json:"peer,omitempty"`
 	Addr    string  `json:"addr,omitempty"`
 	Root    string  `json:"root,omitempty"`
+	Plugin  int     `json:"plugin,omitempty"` // id of the process that its exchange runs in
 	Figures figures `json:"figures,omitempty"`
 }
 
@@ -53,6 +54,16 @@ type process struct {
 	out  *bufio.Reader
 	peer string // id and address, once started
 	addr string
+
+	plugin int // id of its plugin's process, 0 if there is none
+}
+
+// pids are the processes that work for the node.
+func (p *process) pids() []int {
+	if p.plugin == 0 {
+		return []int{p.cmd.Process.Pid}
+	}
+	return []int{p.cmd.Process.Pid, p.plugin}
 }
 
 // spawn starts this program again as a node, inside a network namespace unless

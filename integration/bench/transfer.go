@@ -57,7 +57,7 @@ func (b *bench) start(ctx context.Context, l layout) (_ *cluster, err error) {
 		if err != nil {
 			return nil, err
 		}
-		p.peer, p.addr = a.Peer, a.Addr
+		p.peer, p.addr, p.plugin = a.Peer, a.Addr, a.Plugin
 	}
 	c.seeders, c.leechers = c.all[:l.seeders], c.all[l.seeders:]
 	return c, nil
