@@ -204,7 +204,11 @@ type StartRequest struct {
 	Leaves  bool `protobuf:"varint,9,opt,name=leaves,proto3" json:"leaves,omitempty"`
 	Routing bool `protobuf:"varint,10,opt,name=routing,proto3" json:"routing,omitempty"`
 	// How much of a log the host wants to see: a level of log/slog.
-	LogLevel      int32 `protobuf:"varint,11,opt,name=log_level,json=logLevel,proto3" json:"log_level,omitempty"`
+	LogLevel int32 `protobuf:"varint,11,opt,name=log_level,json=logLevel,proto3" json:"log_level,omitempty"`
+	// Memory that both share, if the host has any to offer. A plugin that cannot
+	// map it says so in StartReply, and everything crosses inline.
+	Inbound       *Memory `protobuf:"bytes,12,opt,name=inbound,proto3" json:"inbound,omitempty"`   // only the host writes it: bytes of streams
+	Outbound      *Memory `protobuf:"bytes,13,opt,name=outbound,proto3" json:"outbound,omitempty"` // only the plugin writes it: payload of results
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -316,6 +320,73 @@ func (x *StartRequest) GetLogLevel() int32 {
 	return 0
 }
 
+func (x *StartRequest) GetInbound() *Memory {
+	if x != nil {
+		return x.Inbound
+	}
+	return nil
+}
+
+func (x *StartRequest) GetOutbound() *Memory {
+	if x != nil {
+		return x.Outbound
+	}
+	return nil
+}
+
+// Memory is a file that is mapped.
+type Memory struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Size          uint64                 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"` // bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Memory) Reset() {
+	*x = Memory{}
+	mi := &file_plugin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Memory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Memory) ProtoMessage() {}
+
+func (x *Memory) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Memory.ProtoReflect.Descriptor instead.
+func (*Memory) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Memory) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Memory) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 type StartReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the exchange can do beside exchange.Interface of boxo.
@@ -325,14 +396,17 @@ type StartReply struct {
 	PeerWantlist bool `protobuf:"varint,4,opt,name=peer_wantlist,json=peerWantlist,proto3" json:"peer_wantlist,omitempty"` // Wantlist of a peer
 	Ledger       bool `protobuf:"varint,5,opt,name=ledger,proto3" json:"ledger,omitempty"`                                 // Ledger
 	// What the plugin says of its version.
-	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// Which of the host's memory it has mapped.
+	Inbound       bool `protobuf:"varint,7,opt,name=inbound,proto3" json:"inbound,omitempty"`
+	Outbound      bool `protobuf:"varint,8,opt,name=outbound,proto3" json:"outbound,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartReply) Reset() {
 	*x = StartReply{}
-	mi := &file_plugin_proto_msgTypes[2]
+	mi := &file_plugin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +418,7 @@ func (x *StartReply) String() string {
 func (*StartReply) ProtoMessage() {}
 
 func (x *StartReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[2]
+	mi := &file_plugin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +431,7 @@ func (x *StartReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartReply.ProtoReflect.Descriptor instead.
 func (*StartReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{2}
+	return file_plugin_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *StartReply) GetLeaves() bool {
@@ -402,6 +476,20 @@ func (x *StartReply) GetVersion() string {
 	return ""
 }
 
+func (x *StartReply) GetInbound() bool {
+	if x != nil {
+		return x.Inbound
+	}
+	return false
+}
+
+func (x *StartReply) GetOutbound() bool {
+	if x != nil {
+		return x.Outbound
+	}
+	return false
+}
+
 // A Command is one thing asked of the exchange.
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -421,7 +509,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_plugin_proto_msgTypes[3]
+	mi := &file_plugin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +521,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[3]
+	mi := &file_plugin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +534,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{3}
+	return file_plugin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Command) GetDo() isCommand_Do {
@@ -581,7 +669,7 @@ type Want struct {
 
 func (x *Want) Reset() {
 	*x = Want{}
-	mi := &file_plugin_proto_msgTypes[4]
+	mi := &file_plugin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +681,7 @@ func (x *Want) String() string {
 func (*Want) ProtoMessage() {}
 
 func (x *Want) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[4]
+	mi := &file_plugin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +694,7 @@ func (x *Want) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Want.ProtoReflect.Descriptor instead.
 func (*Want) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{4}
+	return file_plugin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Want) GetRequest() uint64 {
@@ -667,7 +755,7 @@ type WantLeaves struct {
 
 func (x *WantLeaves) Reset() {
 	*x = WantLeaves{}
-	mi := &file_plugin_proto_msgTypes[5]
+	mi := &file_plugin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +767,7 @@ func (x *WantLeaves) String() string {
 func (*WantLeaves) ProtoMessage() {}
 
 func (x *WantLeaves) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[5]
+	mi := &file_plugin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +780,7 @@ func (x *WantLeaves) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantLeaves.ProtoReflect.Descriptor instead.
 func (*WantLeaves) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{5}
+	return file_plugin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WantLeaves) GetRequest() uint64 {
@@ -754,7 +842,7 @@ type Range struct {
 
 func (x *Range) Reset() {
 	*x = Range{}
-	mi := &file_plugin_proto_msgTypes[6]
+	mi := &file_plugin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +854,7 @@ func (x *Range) String() string {
 func (*Range) ProtoMessage() {}
 
 func (x *Range) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[6]
+	mi := &file_plugin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +867,7 @@ func (x *Range) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Range.ProtoReflect.Descriptor instead.
 func (*Range) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{6}
+	return file_plugin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Range) GetFirst() uint64 {
@@ -806,7 +894,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_plugin_proto_msgTypes[7]
+	mi := &file_plugin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +906,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[7]
+	mi := &file_plugin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +919,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{7}
+	return file_plugin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Cancel) GetRequest() uint64 {
@@ -854,7 +942,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_plugin_proto_msgTypes[8]
+	mi := &file_plugin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +954,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[8]
+	mi := &file_plugin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +967,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{8}
+	return file_plugin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Credit) GetRequest() uint64 {
@@ -905,7 +993,7 @@ type EndSession struct {
 
 func (x *EndSession) Reset() {
 	*x = EndSession{}
-	mi := &file_plugin_proto_msgTypes[9]
+	mi := &file_plugin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1005,7 @@ func (x *EndSession) String() string {
 func (*EndSession) ProtoMessage() {}
 
 func (x *EndSession) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[9]
+	mi := &file_plugin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1018,7 @@ func (x *EndSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndSession.ProtoReflect.Descriptor instead.
 func (*EndSession) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{9}
+	return file_plugin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EndSession) GetSession() uint64 {
@@ -954,7 +1042,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_plugin_proto_msgTypes[10]
+	mi := &file_plugin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1054,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[10]
+	mi := &file_plugin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1067,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{10}
+	return file_plugin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Stored) GetBlocks() []*StoredBlock {
@@ -1006,7 +1094,7 @@ type StoredBlock struct {
 
 func (x *StoredBlock) Reset() {
 	*x = StoredBlock{}
-	mi := &file_plugin_proto_msgTypes[11]
+	mi := &file_plugin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1106,7 @@ func (x *StoredBlock) String() string {
 func (*StoredBlock) ProtoMessage() {}
 
 func (x *StoredBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[11]
+	mi := &file_plugin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1119,7 @@ func (x *StoredBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredBlock.ProtoReflect.Descriptor instead.
 func (*StoredBlock) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{11}
+	return file_plugin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StoredBlock) GetCid() []byte {
@@ -1058,7 +1146,7 @@ type StoredLeaves struct {
 
 func (x *StoredLeaves) Reset() {
 	*x = StoredLeaves{}
-	mi := &file_plugin_proto_msgTypes[12]
+	mi := &file_plugin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1158,7 @@ func (x *StoredLeaves) String() string {
 func (*StoredLeaves) ProtoMessage() {}
 
 func (x *StoredLeaves) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[12]
+	mi := &file_plugin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1171,7 @@ func (x *StoredLeaves) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredLeaves.ProtoReflect.Descriptor instead.
 func (*StoredLeaves) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{12}
+	return file_plugin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StoredLeaves) GetRoot() []byte {
@@ -1108,7 +1196,7 @@ type RunReply struct {
 
 func (x *RunReply) Reset() {
 	*x = RunReply{}
-	mi := &file_plugin_proto_msgTypes[13]
+	mi := &file_plugin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1208,7 @@ func (x *RunReply) String() string {
 func (*RunReply) ProtoMessage() {}
 
 func (x *RunReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[13]
+	mi := &file_plugin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1221,7 @@ func (x *RunReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunReply.ProtoReflect.Descriptor instead.
 func (*RunReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{13}
+	return file_plugin_proto_rawDescGZIP(), []int{14}
 }
 
 // A Result is the head of one frame on the results channel. A frame is the
@@ -1154,7 +1242,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_plugin_proto_msgTypes[14]
+	mi := &file_plugin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1254,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[14]
+	mi := &file_plugin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1267,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{14}
+	return file_plugin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Result) GetRequest() uint64 {
@@ -1251,7 +1339,12 @@ func (*Result_Done) isResult_What() {}
 type BlockResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Cid   []byte                 `protobuf:"bytes,1,opt,name=cid,proto3" json:"cid,omitempty"`
-	Size  uint64                 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"` // of the payload, bytes
+	// Of the payload, bytes. If in_memory is set it does not follow the head, but
+	// stands in StartRequest.outbound, from offset on, until the host has said
+	// that it has read so far; see package remote.
+	Size     uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	InMemory bool   `protobuf:"varint,6,opt,name=in_memory,json=inMemory,proto3" json:"in_memory,omitempty"`
+	Offset   uint64 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Of a leaf only.
 	Root          []byte `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`
 	Index         uint64 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
@@ -1262,7 +1355,7 @@ type BlockResult struct {
 
 func (x *BlockResult) Reset() {
 	*x = BlockResult{}
-	mi := &file_plugin_proto_msgTypes[15]
+	mi := &file_plugin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1367,7 @@ func (x *BlockResult) String() string {
 func (*BlockResult) ProtoMessage() {}
 
 func (x *BlockResult) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[15]
+	mi := &file_plugin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1380,7 @@ func (x *BlockResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockResult.ProtoReflect.Descriptor instead.
 func (*BlockResult) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{15}
+	return file_plugin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BlockResult) GetCid() []byte {
@@ -1300,6 +1393,20 @@ func (x *BlockResult) GetCid() []byte {
 func (x *BlockResult) GetSize() uint64 {
 	if x != nil {
 		return x.Size
+	}
+	return 0
+}
+
+func (x *BlockResult) GetInMemory() bool {
+	if x != nil {
+		return x.InMemory
+	}
+	return false
+}
+
+func (x *BlockResult) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
 	}
 	return 0
 }
@@ -1334,7 +1441,7 @@ type DoneResult struct {
 
 func (x *DoneResult) Reset() {
 	*x = DoneResult{}
-	mi := &file_plugin_proto_msgTypes[16]
+	mi := &file_plugin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1453,7 @@ func (x *DoneResult) String() string {
 func (*DoneResult) ProtoMessage() {}
 
 func (x *DoneResult) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[16]
+	mi := &file_plugin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1466,7 @@ func (x *DoneResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoneResult.ProtoReflect.Descriptor instead.
 func (*DoneResult) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{16}
+	return file_plugin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DoneResult) GetError() *Error {
@@ -1377,7 +1484,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_plugin_proto_msgTypes[17]
+	mi := &file_plugin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1496,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[17]
+	mi := &file_plugin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1509,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{17}
+	return file_plugin_proto_rawDescGZIP(), []int{18}
 }
 
 type StatReply struct {
@@ -1426,7 +1533,7 @@ type StatReply struct {
 
 func (x *StatReply) Reset() {
 	*x = StatReply{}
-	mi := &file_plugin_proto_msgTypes[18]
+	mi := &file_plugin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1545,7 @@ func (x *StatReply) String() string {
 func (*StatReply) ProtoMessage() {}
 
 func (x *StatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[18]
+	mi := &file_plugin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1558,7 @@ func (x *StatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatReply.ProtoReflect.Descriptor instead.
 func (*StatReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{18}
+	return file_plugin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StatReply) GetBlocksReceived() uint64 {
@@ -1540,7 +1647,7 @@ type WantlistRequest struct {
 
 func (x *WantlistRequest) Reset() {
 	*x = WantlistRequest{}
-	mi := &file_plugin_proto_msgTypes[19]
+	mi := &file_plugin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1659,7 @@ func (x *WantlistRequest) String() string {
 func (*WantlistRequest) ProtoMessage() {}
 
 func (x *WantlistRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[19]
+	mi := &file_plugin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1672,7 @@ func (x *WantlistRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantlistRequest.ProtoReflect.Descriptor instead.
 func (*WantlistRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{19}
+	return file_plugin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WantlistRequest) GetPeer() []byte {
@@ -1584,7 +1691,7 @@ type WantlistReply struct {
 
 func (x *WantlistReply) Reset() {
 	*x = WantlistReply{}
-	mi := &file_plugin_proto_msgTypes[20]
+	mi := &file_plugin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1703,7 @@ func (x *WantlistReply) String() string {
 func (*WantlistReply) ProtoMessage() {}
 
 func (x *WantlistReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[20]
+	mi := &file_plugin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1716,7 @@ func (x *WantlistReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantlistReply.ProtoReflect.Descriptor instead.
 func (*WantlistReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{20}
+	return file_plugin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WantlistReply) GetWants() []*Address {
@@ -1631,7 +1738,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_plugin_proto_msgTypes[21]
+	mi := &file_plugin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1750,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[21]
+	mi := &file_plugin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1763,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{21}
+	return file_plugin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Address) GetCid() []byte {
@@ -1689,7 +1796,7 @@ type LedgerRequest struct {
 
 func (x *LedgerRequest) Reset() {
 	*x = LedgerRequest{}
-	mi := &file_plugin_proto_msgTypes[22]
+	mi := &file_plugin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1808,7 @@ func (x *LedgerRequest) String() string {
 func (*LedgerRequest) ProtoMessage() {}
 
 func (x *LedgerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[22]
+	mi := &file_plugin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1821,7 @@ func (x *LedgerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerRequest.ProtoReflect.Descriptor instead.
 func (*LedgerRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{22}
+	return file_plugin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LedgerRequest) GetPeer() []byte {
@@ -1738,7 +1845,7 @@ type LedgerReply struct {
 
 func (x *LedgerReply) Reset() {
 	*x = LedgerReply{}
-	mi := &file_plugin_proto_msgTypes[23]
+	mi := &file_plugin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +1857,7 @@ func (x *LedgerReply) String() string {
 func (*LedgerReply) ProtoMessage() {}
 
 func (x *LedgerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[23]
+	mi := &file_plugin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +1870,7 @@ func (x *LedgerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerReply.ProtoReflect.Descriptor instead.
 func (*LedgerReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{23}
+	return file_plugin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LedgerReply) GetKnown() bool {
@@ -1816,7 +1923,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_plugin_proto_msgTypes[24]
+	mi := &file_plugin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1935,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[24]
+	mi := &file_plugin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1948,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{24}
+	return file_plugin_proto_rawDescGZIP(), []int{25}
 }
 
 type PingReply struct {
@@ -1852,7 +1959,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_plugin_proto_msgTypes[25]
+	mi := &file_plugin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +1971,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[25]
+	mi := &file_plugin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +1984,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{25}
+	return file_plugin_proto_rawDescGZIP(), []int{26}
 }
 
 type StopRequest struct {
@@ -1888,7 +1995,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_plugin_proto_msgTypes[26]
+	mi := &file_plugin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2007,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[26]
+	mi := &file_plugin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2020,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{26}
+	return file_plugin_proto_rawDescGZIP(), []int{27}
 }
 
 type StopReply struct {
@@ -1925,7 +2032,7 @@ type StopReply struct {
 
 func (x *StopReply) Reset() {
 	*x = StopReply{}
-	mi := &file_plugin_proto_msgTypes[27]
+	mi := &file_plugin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2044,7 @@ func (x *StopReply) String() string {
 func (*StopReply) ProtoMessage() {}
 
 func (x *StopReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[27]
+	mi := &file_plugin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2057,7 @@ func (x *StopReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopReply.ProtoReflect.Descriptor instead.
 func (*StopReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{27}
+	return file_plugin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StopReply) GetError() *Error {
@@ -1968,7 +2075,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_plugin_proto_msgTypes[28]
+	mi := &file_plugin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2087,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[28]
+	mi := &file_plugin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2100,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{28}
+	return file_plugin_proto_rawDescGZIP(), []int{29}
 }
 
 type Event struct {
@@ -2010,7 +2117,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_plugin_proto_msgTypes[29]
+	mi := &file_plugin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2129,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[29]
+	mi := &file_plugin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2142,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{29}
+	return file_plugin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Event) GetWhat() isEvent_What {
@@ -2117,7 +2224,7 @@ type PeerState struct {
 
 func (x *PeerState) Reset() {
 	*x = PeerState{}
-	mi := &file_plugin_proto_msgTypes[30]
+	mi := &file_plugin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2129,7 +2236,7 @@ func (x *PeerState) String() string {
 func (*PeerState) ProtoMessage() {}
 
 func (x *PeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[30]
+	mi := &file_plugin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2142,7 +2249,7 @@ func (x *PeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
 func (*PeerState) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{30}
+	return file_plugin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PeerState) GetPeer() []byte {
@@ -2208,7 +2315,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_plugin_proto_msgTypes[31]
+	mi := &file_plugin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +2327,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[31]
+	mi := &file_plugin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +2340,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{31}
+	return file_plugin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Connection) GetId() string {
@@ -2293,7 +2400,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_plugin_proto_msgTypes[32]
+	mi := &file_plugin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2412,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[32]
+	mi := &file_plugin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2425,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{32}
+	return file_plugin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Inbound) GetStream() uint64 {
@@ -2357,7 +2464,7 @@ type Synced struct {
 
 func (x *Synced) Reset() {
 	*x = Synced{}
-	mi := &file_plugin_proto_msgTypes[33]
+	mi := &file_plugin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2369,7 +2476,7 @@ func (x *Synced) String() string {
 func (*Synced) ProtoMessage() {}
 
 func (x *Synced) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[33]
+	mi := &file_plugin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2382,7 +2489,7 @@ func (x *Synced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Synced.ProtoReflect.Descriptor instead.
 func (*Synced) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{33}
+	return file_plugin_proto_rawDescGZIP(), []int{34}
 }
 
 type HandleRequest struct {
@@ -2394,7 +2501,7 @@ type HandleRequest struct {
 
 func (x *HandleRequest) Reset() {
 	*x = HandleRequest{}
-	mi := &file_plugin_proto_msgTypes[34]
+	mi := &file_plugin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2513,7 @@ func (x *HandleRequest) String() string {
 func (*HandleRequest) ProtoMessage() {}
 
 func (x *HandleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[34]
+	mi := &file_plugin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2526,7 @@ func (x *HandleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandleRequest.ProtoReflect.Descriptor instead.
 func (*HandleRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{34}
+	return file_plugin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *HandleRequest) GetProtocol() string {
@@ -2437,7 +2544,7 @@ type HandleReply struct {
 
 func (x *HandleReply) Reset() {
 	*x = HandleReply{}
-	mi := &file_plugin_proto_msgTypes[35]
+	mi := &file_plugin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +2556,7 @@ func (x *HandleReply) String() string {
 func (*HandleReply) ProtoMessage() {}
 
 func (x *HandleReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[35]
+	mi := &file_plugin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2569,7 @@ func (x *HandleReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandleReply.ProtoReflect.Descriptor instead.
 func (*HandleReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{35}
+	return file_plugin_proto_rawDescGZIP(), []int{36}
 }
 
 type UnhandleRequest struct {
@@ -2474,7 +2581,7 @@ type UnhandleRequest struct {
 
 func (x *UnhandleRequest) Reset() {
 	*x = UnhandleRequest{}
-	mi := &file_plugin_proto_msgTypes[36]
+	mi := &file_plugin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2486,7 +2593,7 @@ func (x *UnhandleRequest) String() string {
 func (*UnhandleRequest) ProtoMessage() {}
 
 func (x *UnhandleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[36]
+	mi := &file_plugin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2499,7 +2606,7 @@ func (x *UnhandleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnhandleRequest.ProtoReflect.Descriptor instead.
 func (*UnhandleRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{36}
+	return file_plugin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UnhandleRequest) GetProtocol() string {
@@ -2517,7 +2624,7 @@ type UnhandleReply struct {
 
 func (x *UnhandleReply) Reset() {
 	*x = UnhandleReply{}
-	mi := &file_plugin_proto_msgTypes[37]
+	mi := &file_plugin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2636,7 @@ func (x *UnhandleReply) String() string {
 func (*UnhandleReply) ProtoMessage() {}
 
 func (x *UnhandleReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[37]
+	mi := &file_plugin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +2649,7 @@ func (x *UnhandleReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnhandleReply.ProtoReflect.Descriptor instead.
 func (*UnhandleReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{37}
+	return file_plugin_proto_rawDescGZIP(), []int{38}
 }
 
 type OpenStreamRequest struct {
@@ -2558,7 +2665,7 @@ type OpenStreamRequest struct {
 
 func (x *OpenStreamRequest) Reset() {
 	*x = OpenStreamRequest{}
-	mi := &file_plugin_proto_msgTypes[38]
+	mi := &file_plugin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2677,7 @@ func (x *OpenStreamRequest) String() string {
 func (*OpenStreamRequest) ProtoMessage() {}
 
 func (x *OpenStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[38]
+	mi := &file_plugin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2690,7 @@ func (x *OpenStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenStreamRequest.ProtoReflect.Descriptor instead.
 func (*OpenStreamRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{38}
+	return file_plugin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *OpenStreamRequest) GetPeer() []byte {
@@ -2633,7 +2740,7 @@ type OpenStreamReply struct {
 
 func (x *OpenStreamReply) Reset() {
 	*x = OpenStreamReply{}
-	mi := &file_plugin_proto_msgTypes[39]
+	mi := &file_plugin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +2752,7 @@ func (x *OpenStreamReply) String() string {
 func (*OpenStreamReply) ProtoMessage() {}
 
 func (x *OpenStreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[39]
+	mi := &file_plugin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +2765,7 @@ func (x *OpenStreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenStreamReply.ProtoReflect.Descriptor instead.
 func (*OpenStreamReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{39}
+	return file_plugin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *OpenStreamReply) GetError() *Error {
@@ -2699,7 +2806,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_plugin_proto_msgTypes[40]
+	mi := &file_plugin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2818,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[40]
+	mi := &file_plugin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +2831,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{40}
+	return file_plugin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ConnectRequest) GetPeer() []byte {
@@ -2750,7 +2857,7 @@ type ConnectReply struct {
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_plugin_proto_msgTypes[41]
+	mi := &file_plugin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +2869,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[41]
+	mi := &file_plugin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +2882,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{41}
+	return file_plugin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ConnectReply) GetError() *Error {
@@ -2794,7 +2901,7 @@ type ValueRequest struct {
 
 func (x *ValueRequest) Reset() {
 	*x = ValueRequest{}
-	mi := &file_plugin_proto_msgTypes[42]
+	mi := &file_plugin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2913,7 @@ func (x *ValueRequest) String() string {
 func (*ValueRequest) ProtoMessage() {}
 
 func (x *ValueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[42]
+	mi := &file_plugin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2926,7 @@ func (x *ValueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValueRequest.ProtoReflect.Descriptor instead.
 func (*ValueRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{42}
+	return file_plugin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ValueRequest) GetValues() []*PeerValue {
@@ -2845,7 +2952,7 @@ type PeerValue struct {
 
 func (x *PeerValue) Reset() {
 	*x = PeerValue{}
-	mi := &file_plugin_proto_msgTypes[43]
+	mi := &file_plugin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2857,7 +2964,7 @@ func (x *PeerValue) String() string {
 func (*PeerValue) ProtoMessage() {}
 
 func (x *PeerValue) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[43]
+	mi := &file_plugin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2870,7 +2977,7 @@ func (x *PeerValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerValue.ProtoReflect.Descriptor instead.
 func (*PeerValue) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{43}
+	return file_plugin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PeerValue) GetPeer() []byte {
@@ -2951,7 +3058,7 @@ type ValueReply struct {
 
 func (x *ValueReply) Reset() {
 	*x = ValueReply{}
-	mi := &file_plugin_proto_msgTypes[44]
+	mi := &file_plugin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3070,7 @@ func (x *ValueReply) String() string {
 func (*ValueReply) ProtoMessage() {}
 
 func (x *ValueReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[44]
+	mi := &file_plugin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3083,7 @@ func (x *ValueReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValueReply.ProtoReflect.Descriptor instead.
 func (*ValueReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{44}
+	return file_plugin_proto_rawDescGZIP(), []int{45}
 }
 
 type SizesRequest struct {
@@ -2988,7 +3095,7 @@ type SizesRequest struct {
 
 func (x *SizesRequest) Reset() {
 	*x = SizesRequest{}
-	mi := &file_plugin_proto_msgTypes[45]
+	mi := &file_plugin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3000,7 +3107,7 @@ func (x *SizesRequest) String() string {
 func (*SizesRequest) ProtoMessage() {}
 
 func (x *SizesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[45]
+	mi := &file_plugin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3013,7 +3120,7 @@ func (x *SizesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizesRequest.ProtoReflect.Descriptor instead.
 func (*SizesRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{45}
+	return file_plugin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SizesRequest) GetCids() [][]byte {
@@ -3034,7 +3141,7 @@ type SizesReply struct {
 
 func (x *SizesReply) Reset() {
 	*x = SizesReply{}
-	mi := &file_plugin_proto_msgTypes[46]
+	mi := &file_plugin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3153,7 @@ func (x *SizesReply) String() string {
 func (*SizesReply) ProtoMessage() {}
 
 func (x *SizesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[46]
+	mi := &file_plugin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3166,7 @@ func (x *SizesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizesReply.ProtoReflect.Descriptor instead.
 func (*SizesReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{46}
+	return file_plugin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SizesReply) GetSizes() []int64 {
@@ -3085,7 +3192,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_plugin_proto_msgTypes[47]
+	mi := &file_plugin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3097,7 +3204,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[47]
+	mi := &file_plugin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3110,7 +3217,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{47}
+	return file_plugin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReadRequest) GetCid() []byte {
@@ -3131,7 +3238,7 @@ type ReadReply struct {
 
 func (x *ReadReply) Reset() {
 	*x = ReadReply{}
-	mi := &file_plugin_proto_msgTypes[48]
+	mi := &file_plugin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3250,7 @@ func (x *ReadReply) String() string {
 func (*ReadReply) ProtoMessage() {}
 
 func (x *ReadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[48]
+	mi := &file_plugin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3263,7 @@ func (x *ReadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadReply.ProtoReflect.Descriptor instead.
 func (*ReadReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{48}
+	return file_plugin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReadReply) GetError() *Error {
@@ -3190,7 +3297,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_plugin_proto_msgTypes[49]
+	mi := &file_plugin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3202,7 +3309,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[49]
+	mi := &file_plugin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3215,7 +3322,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{49}
+	return file_plugin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *LeavesRequest) GetRoot() []byte {
@@ -3242,7 +3349,7 @@ type LeavesReply struct {
 
 func (x *LeavesReply) Reset() {
 	*x = LeavesReply{}
-	mi := &file_plugin_proto_msgTypes[50]
+	mi := &file_plugin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3254,7 +3361,7 @@ func (x *LeavesReply) String() string {
 func (*LeavesReply) ProtoMessage() {}
 
 func (x *LeavesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[50]
+	mi := &file_plugin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3267,7 +3374,7 @@ func (x *LeavesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesReply.ProtoReflect.Descriptor instead.
 func (*LeavesReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{50}
+	return file_plugin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LeavesReply) GetLeaves() []*Leaf {
@@ -3295,7 +3402,7 @@ type Leaf struct {
 
 func (x *Leaf) Reset() {
 	*x = Leaf{}
-	mi := &file_plugin_proto_msgTypes[51]
+	mi := &file_plugin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3307,7 +3414,7 @@ func (x *Leaf) String() string {
 func (*Leaf) ProtoMessage() {}
 
 func (x *Leaf) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[51]
+	mi := &file_plugin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3320,7 +3427,7 @@ func (x *Leaf) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leaf.ProtoReflect.Descriptor instead.
 func (*Leaf) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{51}
+	return file_plugin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Leaf) GetCid() []byte {
@@ -3354,7 +3461,7 @@ type FindProvidersRequest struct {
 
 func (x *FindProvidersRequest) Reset() {
 	*x = FindProvidersRequest{}
-	mi := &file_plugin_proto_msgTypes[52]
+	mi := &file_plugin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3366,7 +3473,7 @@ func (x *FindProvidersRequest) String() string {
 func (*FindProvidersRequest) ProtoMessage() {}
 
 func (x *FindProvidersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[52]
+	mi := &file_plugin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3379,7 +3486,7 @@ func (x *FindProvidersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindProvidersRequest.ProtoReflect.Descriptor instead.
 func (*FindProvidersRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{52}
+	return file_plugin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FindProvidersRequest) GetCid() []byte {
@@ -3406,7 +3513,7 @@ type FindProvidersReply struct {
 
 func (x *FindProvidersReply) Reset() {
 	*x = FindProvidersReply{}
-	mi := &file_plugin_proto_msgTypes[53]
+	mi := &file_plugin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3418,7 +3525,7 @@ func (x *FindProvidersReply) String() string {
 func (*FindProvidersReply) ProtoMessage() {}
 
 func (x *FindProvidersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[53]
+	mi := &file_plugin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3431,7 +3538,7 @@ func (x *FindProvidersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindProvidersReply.ProtoReflect.Descriptor instead.
 func (*FindProvidersReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{53}
+	return file_plugin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FindProvidersReply) GetPeer() []byte {
@@ -3458,7 +3565,7 @@ type ProvideRequest struct {
 
 func (x *ProvideRequest) Reset() {
 	*x = ProvideRequest{}
-	mi := &file_plugin_proto_msgTypes[54]
+	mi := &file_plugin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3470,7 +3577,7 @@ func (x *ProvideRequest) String() string {
 func (*ProvideRequest) ProtoMessage() {}
 
 func (x *ProvideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[54]
+	mi := &file_plugin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3483,7 +3590,7 @@ func (x *ProvideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvideRequest.ProtoReflect.Descriptor instead.
 func (*ProvideRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{54}
+	return file_plugin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ProvideRequest) GetCid() []byte {
@@ -3509,7 +3616,7 @@ type ProvideReply struct {
 
 func (x *ProvideReply) Reset() {
 	*x = ProvideReply{}
-	mi := &file_plugin_proto_msgTypes[55]
+	mi := &file_plugin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3521,7 +3628,7 @@ func (x *ProvideReply) String() string {
 func (*ProvideReply) ProtoMessage() {}
 
 func (x *ProvideReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[55]
+	mi := &file_plugin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3534,7 +3641,7 @@ func (x *ProvideReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvideReply.ProtoReflect.Descriptor instead.
 func (*ProvideReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{55}
+	return file_plugin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ProvideReply) GetError() *Error {
@@ -3556,7 +3663,7 @@ type Error_Fault struct {
 
 func (x *Error_Fault) Reset() {
 	*x = Error_Fault{}
-	mi := &file_plugin_proto_msgTypes[56]
+	mi := &file_plugin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3568,7 +3675,7 @@ func (x *Error_Fault) String() string {
 func (*Error_Fault) ProtoMessage() {}
 
 func (x *Error_Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[56]
+	mi := &file_plugin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3622,7 +3729,7 @@ type Error_StreamReset struct {
 
 func (x *Error_StreamReset) Reset() {
 	*x = Error_StreamReset{}
-	mi := &file_plugin_proto_msgTypes[57]
+	mi := &file_plugin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3741,7 @@ func (x *Error_StreamReset) String() string {
 func (*Error_StreamReset) ProtoMessage() {}
 
 func (x *Error_StreamReset) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[57]
+	mi := &file_plugin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3685,7 +3792,7 @@ const file_plugin_proto_rawDesc = "" +
 	"\vStreamReset\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x16\n" +
 	"\x06remote\x18\x02 \x01(\bR\x06remoteB\x04\n" +
-	"\x02is\"\x97\x02\n" +
+	"\x02is\"\x8b\x03\n" +
 	"\fStartRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06config\x18\x02 \x01(\fR\x06config\x12\x12\n" +
@@ -3698,7 +3805,12 @@ const file_plugin_proto_rawDesc = "" +
 	"\x06leaves\x18\t \x01(\bR\x06leaves\x12\x18\n" +
 	"\arouting\x18\n" +
 	" \x01(\bR\arouting\x12\x1b\n" +
-	"\tlog_level\x18\v \x01(\x05R\blogLevel\"\xab\x01\n" +
+	"\tlog_level\x18\v \x01(\x05R\blogLevel\x127\n" +
+	"\ainbound\x18\f \x01(\v2\x1d.codexchange.plugin.v1.MemoryR\ainbound\x129\n" +
+	"\boutbound\x18\r \x01(\v2\x1d.codexchange.plugin.v1.MemoryR\boutbound\"0\n" +
+	"\x06Memory\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"\xe1\x01\n" +
 	"\n" +
 	"StartReply\x12\x16\n" +
 	"\x06leaves\x18\x01 \x01(\bR\x06leaves\x12\x12\n" +
@@ -3706,7 +3818,9 @@ const file_plugin_proto_rawDesc = "" +
 	"\bwantlist\x18\x03 \x01(\bR\bwantlist\x12#\n" +
 	"\rpeer_wantlist\x18\x04 \x01(\bR\fpeerWantlist\x12\x16\n" +
 	"\x06ledger\x18\x05 \x01(\bR\x06ledger\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\"\xc5\x03\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x18\n" +
+	"\ainbound\x18\a \x01(\bR\ainbound\x12\x1a\n" +
+	"\boutbound\x18\b \x01(\bR\boutbound\"\xc5\x03\n" +
 	"\aCommand\x121\n" +
 	"\x04want\x18\x01 \x01(\v2\x1b.codexchange.plugin.v1.WantH\x00R\x04want\x12D\n" +
 	"\vwant_leaves\x18\x02 \x01(\v2!.codexchange.plugin.v1.WantLeavesH\x00R\n" +
@@ -3761,10 +3875,12 @@ const file_plugin_proto_rawDesc = "" +
 	"\x05block\x18\x02 \x01(\v2\".codexchange.plugin.v1.BlockResultH\x00R\x05block\x128\n" +
 	"\x04held\x18\x03 \x01(\v2\".codexchange.plugin.v1.BlockResultH\x00R\x04held\x127\n" +
 	"\x04done\x18\x04 \x01(\v2!.codexchange.plugin.v1.DoneResultH\x00R\x04doneB\x06\n" +
-	"\x04what\"s\n" +
+	"\x04what\"\xa8\x01\n" +
 	"\vBlockResult\x12\x10\n" +
 	"\x03cid\x18\x01 \x01(\fR\x03cid\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x1b\n" +
+	"\tin_memory\x18\x06 \x01(\bR\binMemory\x12\x16\n" +
+	"\x06offset\x18\a \x01(\x04R\x06offset\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x14\n" +
 	"\x05proof\x18\x05 \x01(\fR\x05proof\"@\n" +
@@ -3953,144 +4069,147 @@ func file_plugin_proto_rawDescGZIP() []byte {
 	return file_plugin_proto_rawDescData
 }
 
-var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_plugin_proto_goTypes = []any{
 	(*Error)(nil),                // 0: codexchange.plugin.v1.Error
 	(*StartRequest)(nil),         // 1: codexchange.plugin.v1.StartRequest
-	(*StartReply)(nil),           // 2: codexchange.plugin.v1.StartReply
-	(*Command)(nil),              // 3: codexchange.plugin.v1.Command
-	(*Want)(nil),                 // 4: codexchange.plugin.v1.Want
-	(*WantLeaves)(nil),           // 5: codexchange.plugin.v1.WantLeaves
-	(*Range)(nil),                // 6: codexchange.plugin.v1.Range
-	(*Cancel)(nil),               // 7: codexchange.plugin.v1.Cancel
-	(*Credit)(nil),               // 8: codexchange.plugin.v1.Credit
-	(*EndSession)(nil),           // 9: codexchange.plugin.v1.EndSession
-	(*Stored)(nil),               // 10: codexchange.plugin.v1.Stored
-	(*StoredBlock)(nil),          // 11: codexchange.plugin.v1.StoredBlock
-	(*StoredLeaves)(nil),         // 12: codexchange.plugin.v1.StoredLeaves
-	(*RunReply)(nil),             // 13: codexchange.plugin.v1.RunReply
-	(*Result)(nil),               // 14: codexchange.plugin.v1.Result
-	(*BlockResult)(nil),          // 15: codexchange.plugin.v1.BlockResult
-	(*DoneResult)(nil),           // 16: codexchange.plugin.v1.DoneResult
-	(*StatRequest)(nil),          // 17: codexchange.plugin.v1.StatRequest
-	(*StatReply)(nil),            // 18: codexchange.plugin.v1.StatReply
-	(*WantlistRequest)(nil),      // 19: codexchange.plugin.v1.WantlistRequest
-	(*WantlistReply)(nil),        // 20: codexchange.plugin.v1.WantlistReply
-	(*Address)(nil),              // 21: codexchange.plugin.v1.Address
-	(*LedgerRequest)(nil),        // 22: codexchange.plugin.v1.LedgerRequest
-	(*LedgerReply)(nil),          // 23: codexchange.plugin.v1.LedgerReply
-	(*PingRequest)(nil),          // 24: codexchange.plugin.v1.PingRequest
-	(*PingReply)(nil),            // 25: codexchange.plugin.v1.PingReply
-	(*StopRequest)(nil),          // 26: codexchange.plugin.v1.StopRequest
-	(*StopReply)(nil),            // 27: codexchange.plugin.v1.StopReply
-	(*EventsRequest)(nil),        // 28: codexchange.plugin.v1.EventsRequest
-	(*Event)(nil),                // 29: codexchange.plugin.v1.Event
-	(*PeerState)(nil),            // 30: codexchange.plugin.v1.PeerState
-	(*Connection)(nil),           // 31: codexchange.plugin.v1.Connection
-	(*Inbound)(nil),              // 32: codexchange.plugin.v1.Inbound
-	(*Synced)(nil),               // 33: codexchange.plugin.v1.Synced
-	(*HandleRequest)(nil),        // 34: codexchange.plugin.v1.HandleRequest
-	(*HandleReply)(nil),          // 35: codexchange.plugin.v1.HandleReply
-	(*UnhandleRequest)(nil),      // 36: codexchange.plugin.v1.UnhandleRequest
-	(*UnhandleReply)(nil),        // 37: codexchange.plugin.v1.UnhandleReply
-	(*OpenStreamRequest)(nil),    // 38: codexchange.plugin.v1.OpenStreamRequest
-	(*OpenStreamReply)(nil),      // 39: codexchange.plugin.v1.OpenStreamReply
-	(*ConnectRequest)(nil),       // 40: codexchange.plugin.v1.ConnectRequest
-	(*ConnectReply)(nil),         // 41: codexchange.plugin.v1.ConnectReply
-	(*ValueRequest)(nil),         // 42: codexchange.plugin.v1.ValueRequest
-	(*PeerValue)(nil),            // 43: codexchange.plugin.v1.PeerValue
-	(*ValueReply)(nil),           // 44: codexchange.plugin.v1.ValueReply
-	(*SizesRequest)(nil),         // 45: codexchange.plugin.v1.SizesRequest
-	(*SizesReply)(nil),           // 46: codexchange.plugin.v1.SizesReply
-	(*ReadRequest)(nil),          // 47: codexchange.plugin.v1.ReadRequest
-	(*ReadReply)(nil),            // 48: codexchange.plugin.v1.ReadReply
-	(*LeavesRequest)(nil),        // 49: codexchange.plugin.v1.LeavesRequest
-	(*LeavesReply)(nil),          // 50: codexchange.plugin.v1.LeavesReply
-	(*Leaf)(nil),                 // 51: codexchange.plugin.v1.Leaf
-	(*FindProvidersRequest)(nil), // 52: codexchange.plugin.v1.FindProvidersRequest
-	(*FindProvidersReply)(nil),   // 53: codexchange.plugin.v1.FindProvidersReply
-	(*ProvideRequest)(nil),       // 54: codexchange.plugin.v1.ProvideRequest
-	(*ProvideReply)(nil),         // 55: codexchange.plugin.v1.ProvideReply
-	(*Error_Fault)(nil),          // 56: codexchange.plugin.v1.Error.Fault
-	(*Error_StreamReset)(nil),    // 57: codexchange.plugin.v1.Error.StreamReset
-	nil,                          // 58: codexchange.plugin.v1.StatReply.MoreEntry
-	nil,                          // 59: codexchange.plugin.v1.LedgerReply.MoreEntry
+	(*Memory)(nil),               // 2: codexchange.plugin.v1.Memory
+	(*StartReply)(nil),           // 3: codexchange.plugin.v1.StartReply
+	(*Command)(nil),              // 4: codexchange.plugin.v1.Command
+	(*Want)(nil),                 // 5: codexchange.plugin.v1.Want
+	(*WantLeaves)(nil),           // 6: codexchange.plugin.v1.WantLeaves
+	(*Range)(nil),                // 7: codexchange.plugin.v1.Range
+	(*Cancel)(nil),               // 8: codexchange.plugin.v1.Cancel
+	(*Credit)(nil),               // 9: codexchange.plugin.v1.Credit
+	(*EndSession)(nil),           // 10: codexchange.plugin.v1.EndSession
+	(*Stored)(nil),               // 11: codexchange.plugin.v1.Stored
+	(*StoredBlock)(nil),          // 12: codexchange.plugin.v1.StoredBlock
+	(*StoredLeaves)(nil),         // 13: codexchange.plugin.v1.StoredLeaves
+	(*RunReply)(nil),             // 14: codexchange.plugin.v1.RunReply
+	(*Result)(nil),               // 15: codexchange.plugin.v1.Result
+	(*BlockResult)(nil),          // 16: codexchange.plugin.v1.BlockResult
+	(*DoneResult)(nil),           // 17: codexchange.plugin.v1.DoneResult
+	(*StatRequest)(nil),          // 18: codexchange.plugin.v1.StatRequest
+	(*StatReply)(nil),            // 19: codexchange.plugin.v1.StatReply
+	(*WantlistRequest)(nil),      // 20: codexchange.plugin.v1.WantlistRequest
+	(*WantlistReply)(nil),        // 21: codexchange.plugin.v1.WantlistReply
+	(*Address)(nil),              // 22: codexchange.plugin.v1.Address
+	(*LedgerRequest)(nil),        // 23: codexchange.plugin.v1.LedgerRequest
+	(*LedgerReply)(nil),          // 24: codexchange.plugin.v1.LedgerReply
+	(*PingRequest)(nil),          // 25: codexchange.plugin.v1.PingRequest
+	(*PingReply)(nil),            // 26: codexchange.plugin.v1.PingReply
+	(*StopRequest)(nil),          // 27: codexchange.plugin.v1.StopRequest
+	(*StopReply)(nil),            // 28: codexchange.plugin.v1.StopReply
+	(*EventsRequest)(nil),        // 29: codexchange.plugin.v1.EventsRequest
+	(*Event)(nil),                // 30: codexchange.plugin.v1.Event
+	(*PeerState)(nil),            // 31: codexchange.plugin.v1.PeerState
+	(*Connection)(nil),           // 32: codexchange.plugin.v1.Connection
+	(*Inbound)(nil),              // 33: codexchange.plugin.v1.Inbound
+	(*Synced)(nil),               // 34: codexchange.plugin.v1.Synced
+	(*HandleRequest)(nil),        // 35: codexchange.plugin.v1.HandleRequest
+	(*HandleReply)(nil),          // 36: codexchange.plugin.v1.HandleReply
+	(*UnhandleRequest)(nil),      // 37: codexchange.plugin.v1.UnhandleRequest
+	(*UnhandleReply)(nil),        // 38: codexchange.plugin.v1.UnhandleReply
+	(*OpenStreamRequest)(nil),    // 39: codexchange.plugin.v1.OpenStreamRequest
+	(*OpenStreamReply)(nil),      // 40: codexchange.plugin.v1.OpenStreamReply
+	(*ConnectRequest)(nil),       // 41: codexchange.plugin.v1.ConnectRequest
+	(*ConnectReply)(nil),         // 42: codexchange.plugin.v1.ConnectReply
+	(*ValueRequest)(nil),         // 43: codexchange.plugin.v1.ValueRequest
+	(*PeerValue)(nil),            // 44: codexchange.plugin.v1.PeerValue
+	(*ValueReply)(nil),           // 45: codexchange.plugin.v1.ValueReply
+	(*SizesRequest)(nil),         // 46: codexchange.plugin.v1.SizesRequest
+	(*SizesReply)(nil),           // 47: codexchange.plugin.v1.SizesReply
+	(*ReadRequest)(nil),          // 48: codexchange.plugin.v1.ReadRequest
+	(*ReadReply)(nil),            // 49: codexchange.plugin.v1.ReadReply
+	(*LeavesRequest)(nil),        // 50: codexchange.plugin.v1.LeavesRequest
+	(*LeavesReply)(nil),          // 51: codexchange.plugin.v1.LeavesReply
+	(*Leaf)(nil),                 // 52: codexchange.plugin.v1.Leaf
+	(*FindProvidersRequest)(nil), // 53: codexchange.plugin.v1.FindProvidersRequest
+	(*FindProvidersReply)(nil),   // 54: codexchange.plugin.v1.FindProvidersReply
+	(*ProvideRequest)(nil),       // 55: codexchange.plugin.v1.ProvideRequest
+	(*ProvideReply)(nil),         // 56: codexchange.plugin.v1.ProvideReply
+	(*Error_Fault)(nil),          // 57: codexchange.plugin.v1.Error.Fault
+	(*Error_StreamReset)(nil),    // 58: codexchange.plugin.v1.Error.StreamReset
+	nil,                          // 59: codexchange.plugin.v1.StatReply.MoreEntry
+	nil,                          // 60: codexchange.plugin.v1.LedgerReply.MoreEntry
 }
 var file_plugin_proto_depIdxs = []int32{
-	56, // 0: codexchange.plugin.v1.Error.fault:type_name -> codexchange.plugin.v1.Error.Fault
-	57, // 1: codexchange.plugin.v1.Error.stream_reset:type_name -> codexchange.plugin.v1.Error.StreamReset
+	57, // 0: codexchange.plugin.v1.Error.fault:type_name -> codexchange.plugin.v1.Error.Fault
+	58, // 1: codexchange.plugin.v1.Error.stream_reset:type_name -> codexchange.plugin.v1.Error.StreamReset
 	0,  // 2: codexchange.plugin.v1.Error.causes:type_name -> codexchange.plugin.v1.Error
-	4,  // 3: codexchange.plugin.v1.Command.want:type_name -> codexchange.plugin.v1.Want
-	5,  // 4: codexchange.plugin.v1.Command.want_leaves:type_name -> codexchange.plugin.v1.WantLeaves
-	7,  // 5: codexchange.plugin.v1.Command.cancel:type_name -> codexchange.plugin.v1.Cancel
-	8,  // 6: codexchange.plugin.v1.Command.credit:type_name -> codexchange.plugin.v1.Credit
-	9,  // 7: codexchange.plugin.v1.Command.end_session:type_name -> codexchange.plugin.v1.EndSession
-	10, // 8: codexchange.plugin.v1.Command.stored:type_name -> codexchange.plugin.v1.Stored
-	12, // 9: codexchange.plugin.v1.Command.stored_leaves:type_name -> codexchange.plugin.v1.StoredLeaves
-	6,  // 10: codexchange.plugin.v1.WantLeaves.ranges:type_name -> codexchange.plugin.v1.Range
-	11, // 11: codexchange.plugin.v1.Stored.blocks:type_name -> codexchange.plugin.v1.StoredBlock
-	6,  // 12: codexchange.plugin.v1.StoredLeaves.ranges:type_name -> codexchange.plugin.v1.Range
-	15, // 13: codexchange.plugin.v1.Result.block:type_name -> codexchange.plugin.v1.BlockResult
-	15, // 14: codexchange.plugin.v1.Result.held:type_name -> codexchange.plugin.v1.BlockResult
-	16, // 15: codexchange.plugin.v1.Result.done:type_name -> codexchange.plugin.v1.DoneResult
-	0,  // 16: codexchange.plugin.v1.DoneResult.error:type_name -> codexchange.plugin.v1.Error
-	58, // 17: codexchange.plugin.v1.StatReply.more:type_name -> codexchange.plugin.v1.StatReply.MoreEntry
-	21, // 18: codexchange.plugin.v1.WantlistReply.wants:type_name -> codexchange.plugin.v1.Address
-	59, // 19: codexchange.plugin.v1.LedgerReply.more:type_name -> codexchange.plugin.v1.LedgerReply.MoreEntry
-	0,  // 20: codexchange.plugin.v1.StopReply.error:type_name -> codexchange.plugin.v1.Error
-	30, // 21: codexchange.plugin.v1.Event.peer:type_name -> codexchange.plugin.v1.PeerState
-	32, // 22: codexchange.plugin.v1.Event.inbound:type_name -> codexchange.plugin.v1.Inbound
-	33, // 23: codexchange.plugin.v1.Event.synced:type_name -> codexchange.plugin.v1.Synced
-	31, // 24: codexchange.plugin.v1.PeerState.connections:type_name -> codexchange.plugin.v1.Connection
-	0,  // 25: codexchange.plugin.v1.OpenStreamReply.error:type_name -> codexchange.plugin.v1.Error
-	0,  // 26: codexchange.plugin.v1.ConnectReply.error:type_name -> codexchange.plugin.v1.Error
-	43, // 27: codexchange.plugin.v1.ValueRequest.values:type_name -> codexchange.plugin.v1.PeerValue
-	0,  // 28: codexchange.plugin.v1.SizesReply.error:type_name -> codexchange.plugin.v1.Error
-	0,  // 29: codexchange.plugin.v1.ReadReply.error:type_name -> codexchange.plugin.v1.Error
-	51, // 30: codexchange.plugin.v1.LeavesReply.leaves:type_name -> codexchange.plugin.v1.Leaf
-	0,  // 31: codexchange.plugin.v1.LeavesReply.error:type_name -> codexchange.plugin.v1.Error
-	0,  // 32: codexchange.plugin.v1.ProvideReply.error:type_name -> codexchange.plugin.v1.Error
-	1,  // 33: codexchange.plugin.v1.Exchange.Start:input_type -> codexchange.plugin.v1.StartRequest
-	3,  // 34: codexchange.plugin.v1.Exchange.Run:input_type -> codexchange.plugin.v1.Command
-	17, // 35: codexchange.plugin.v1.Exchange.Stat:input_type -> codexchange.plugin.v1.StatRequest
-	19, // 36: codexchange.plugin.v1.Exchange.Wantlist:input_type -> codexchange.plugin.v1.WantlistRequest
-	22, // 37: codexchange.plugin.v1.Exchange.Ledger:input_type -> codexchange.plugin.v1.LedgerRequest
-	24, // 38: codexchange.plugin.v1.Exchange.Ping:input_type -> codexchange.plugin.v1.PingRequest
-	26, // 39: codexchange.plugin.v1.Exchange.Stop:input_type -> codexchange.plugin.v1.StopRequest
-	28, // 40: codexchange.plugin.v1.Host.Events:input_type -> codexchange.plugin.v1.EventsRequest
-	34, // 41: codexchange.plugin.v1.Host.Handle:input_type -> codexchange.plugin.v1.HandleRequest
-	36, // 42: codexchange.plugin.v1.Host.Unhandle:input_type -> codexchange.plugin.v1.UnhandleRequest
-	38, // 43: codexchange.plugin.v1.Host.OpenStream:input_type -> codexchange.plugin.v1.OpenStreamRequest
-	40, // 44: codexchange.plugin.v1.Host.Connect:input_type -> codexchange.plugin.v1.ConnectRequest
-	42, // 45: codexchange.plugin.v1.Host.Value:input_type -> codexchange.plugin.v1.ValueRequest
-	45, // 46: codexchange.plugin.v1.Host.Sizes:input_type -> codexchange.plugin.v1.SizesRequest
-	47, // 47: codexchange.plugin.v1.Host.Read:input_type -> codexchange.plugin.v1.ReadRequest
-	49, // 48: codexchange.plugin.v1.Host.Leaves:input_type -> codexchange.plugin.v1.LeavesRequest
-	52, // 49: codexchange.plugin.v1.Host.FindProviders:input_type -> codexchange.plugin.v1.FindProvidersRequest
-	54, // 50: codexchange.plugin.v1.Host.Provide:input_type -> codexchange.plugin.v1.ProvideRequest
-	2,  // 51: codexchange.plugin.v1.Exchange.Start:output_type -> codexchange.plugin.v1.StartReply
-	13, // 52: codexchange.plugin.v1.Exchange.Run:output_type -> codexchange.plugin.v1.RunReply
-	18, // 53: codexchange.plugin.v1.Exchange.Stat:output_type -> codexchange.plugin.v1.StatReply
-	20, // 54: codexchange.plugin.v1.Exchange.Wantlist:output_type -> codexchange.plugin.v1.WantlistReply
-	23, // 55: codexchange.plugin.v1.Exchange.Ledger:output_type -> codexchange.plugin.v1.LedgerReply
-	25, // 56: codexchange.plugin.v1.Exchange.Ping:output_type -> codexchange.plugin.v1.PingReply
-	27, // 57: codexchange.plugin.v1.Exchange.Stop:output_type -> codexchange.plugin.v1.StopReply
-	29, // 58: codexchange.plugin.v1.Host.Events:output_type -> codexchange.plugin.v1.Event
-	35, // 59: codexchange.plugin.v1.Host.Handle:output_type -> codexchange.plugin.v1.HandleReply
-	37, // 60: codexchange.plugin.v1.Host.Unhandle:output_type -> codexchange.plugin.v1.UnhandleReply
-	39, // 61: codexchange.plugin.v1.Host.OpenStream:output_type -> codexchange.plugin.v1.OpenStreamReply
-	41, // 62: codexchange.plugin.v1.Host.Connect:output_type -> codexchange.plugin.v1.ConnectReply
-	44, // 63: codexchange.plugin.v1.Host.Value:output_type -> codexchange.plugin.v1.ValueReply
-	46, // 64: codexchange.plugin.v1.Host.Sizes:output_type -> codexchange.plugin.v1.SizesReply
-	48, // 65: codexchange.plugin.v1.Host.Read:output_type -> codexchange.plugin.v1.ReadReply
-	50, // 66: codexchange.plugin.v1.Host.Leaves:output_type -> codexchange.plugin.v1.LeavesReply
-	53, // 67: codexchange.plugin.v1.Host.FindProviders:output_type -> codexchange.plugin.v1.FindProvidersReply
-	55, // 68: codexchange.plugin.v1.Host.Provide:output_type -> codexchange.plugin.v1.ProvideReply
-	51, // [51:69] is the sub-list for method output_type
-	33, // [33:51] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	2,  // 3: codexchange.plugin.v1.StartRequest.inbound:type_name -> codexchange.plugin.v1.Memory
+	2,  // 4: codexchange.plugin.v1.StartRequest.outbound:type_name -> codexchange.plugin.v1.Memory
+	5,  // 5: codexchange.plugin.v1.Command.want:type_name -> codexchange.plugin.v1.Want
+	6,  // 6: codexchange.plugin.v1.Command.want_leaves:type_name -> codexchange.plugin.v1.WantLeaves
+	8,  // 7: codexchange.plugin.v1.Command.cancel:type_name -> codexchange.plugin.v1.Cancel
+	9,  // 8: codexchange.plugin.v1.Command.credit:type_name -> codexchange.plugin.v1.Credit
+	10, // 9: codexchange.plugin.v1.Command.end_session:type_name -> codexchange.plugin.v1.EndSession
+	11, // 10: codexchange.plugin.v1.Command.stored:type_name -> codexchange.plugin.v1.Stored
+	13, // 11: codexchange.plugin.v1.Command.stored_leaves:type_name -> codexchange.plugin.v1.StoredLeaves
+	7,  // 12: codexchange.plugin.v1.WantLeaves.ranges:type_name -> codexchange.plugin.v1.Range
+	12, // 13: codexchange.plugin.v1.Stored.blocks:type_name -> codexchange.plugin.v1.StoredBlock
+	7,  // 14: codexchange.plugin.v1.StoredLeaves.ranges:type_name -> codexchange.plugin.v1.Range
+	16, // 15: codexchange.plugin.v1.Result.block:type_name -> codexchange.plugin.v1.BlockResult
+	16, // 16: codexchange.plugin.v1.Result.held:type_name -> codexchange.plugin.v1.BlockResult
+	17, // 17: codexchange.plugin.v1.Result.done:type_name -> codexchange.plugin.v1.DoneResult
+	0,  // 18: codexchange.plugin.v1.DoneResult.error:type_name -> codexchange.plugin.v1.Error
+	59, // 19: codexchange.plugin.v1.StatReply.more:type_name -> codexchange.plugin.v1.StatReply.MoreEntry
+	22, // 20: codexchange.plugin.v1.WantlistReply.wants:type_name -> codexchange.plugin.v1.Address
+	60, // 21: codexchange.plugin.v1.LedgerReply.more:type_name -> codexchange.plugin.v1.LedgerReply.MoreEntry
+	0,  // 22: codexchange.plugin.v1.StopReply.error:type_name -> codexchange.plugin.v1.Error
+	31, // 23: codexchange.plugin.v1.Event.peer:type_name -> codexchange.plugin.v1.PeerState
+	33, // 24: codexchange.plugin.v1.Event.inbound:type_name -> codexchange.plugin.v1.Inbound
+	34, // 25: codexchange.plugin.v1.Event.synced:type_name -> codexchange.plugin.v1.Synced
+	32, // 26: codexchange.plugin.v1.PeerState.connections:type_name -> codexchange.plugin.v1.Connection
+	0,  // 27: codexchange.plugin.v1.OpenStreamReply.error:type_name -> codexchange.plugin.v1.Error
+	0,  // 28: codexchange.plugin.v1.ConnectReply.error:type_name -> codexchange.plugin.v1.Error
+	44, // 29: codexchange.plugin.v1.ValueRequest.values:type_name -> codexchange.plugin.v1.PeerValue
+	0,  // 30: codexchange.plugin.v1.SizesReply.error:type_name -> codexchange.plugin.v1.Error
+	0,  // 31: codexchange.plugin.v1.ReadReply.error:type_name -> codexchange.plugin.v1.Error
+	52, // 32: codexchange.plugin.v1.LeavesReply.leaves:type_name -> codexchange.plugin.v1.Leaf
+	0,  // 33: codexchange.plugin.v1.LeavesReply.error:type_name -> codexchange.plugin.v1.Error
+	0,  // 34: codexchange.plugin.v1.ProvideReply.error:type_name -> codexchange.plugin.v1.Error
+	1,  // 35: codexchange.plugin.v1.Exchange.Start:input_type -> codexchange.plugin.v1.StartRequest
+	4,  // 36: codexchange.plugin.v1.Exchange.Run:input_type -> codexchange.plugin.v1.Command
+	18, // 37: codexchange.plugin.v1.Exchange.Stat:input_type -> codexchange.plugin.v1.StatRequest
+	20, // 38: codexchange.plugin.v1.Exchange.Wantlist:input_type -> codexchange.plugin.v1.WantlistRequest
+	23, // 39: codexchange.plugin.v1.Exchange.Ledger:input_type -> codexchange.plugin.v1.LedgerRequest
+	25, // 40: codexchange.plugin.v1.Exchange.Ping:input_type -> codexchange.plugin.v1.PingRequest
+	27, // 41: codexchange.plugin.v1.Exchange.Stop:input_type -> codexchange.plugin.v1.StopRequest
+	29, // 42: codexchange.plugin.v1.Host.Events:input_type -> codexchange.plugin.v1.EventsRequest
+	35, // 43: codexchange.plugin.v1.Host.Handle:input_type -> codexchange.plugin.v1.HandleRequest
+	37, // 44: codexchange.plugin.v1.Host.Unhandle:input_type -> codexchange.plugin.v1.UnhandleRequest
+	39, // 45: codexchange.plugin.v1.Host.OpenStream:input_type -> codexchange.plugin.v1.OpenStreamRequest
+	41, // 46: codexchange.plugin.v1.Host.Connect:input_type -> codexchange.plugin.v1.ConnectRequest
+	43, // 47: codexchange.plugin.v1.Host.Value:input_type -> codexchange.plugin.v1.ValueRequest
+	46, // 48: codexchange.plugin.v1.Host.Sizes:input_type -> codexchange.plugin.v1.SizesRequest
+	48, // 49: codexchange.plugin.v1.Host.Read:input_type -> codexchange.plugin.v1.ReadRequest
+	50, // 50: codexchange.plugin.v1.Host.Leaves:input_type -> codexchange.plugin.v1.LeavesRequest
+	53, // 51: codexchange.plugin.v1.Host.FindProviders:input_type -> codexchange.plugin.v1.FindProvidersRequest
+	55, // 52: codexchange.plugin.v1.Host.Provide:input_type -> codexchange.plugin.v1.ProvideRequest
+	3,  // 53: codexchange.plugin.v1.Exchange.Start:output_type -> codexchange.plugin.v1.StartReply
+	14, // 54: codexchange.plugin.v1.Exchange.Run:output_type -> codexchange.plugin.v1.RunReply
+	19, // 55: codexchange.plugin.v1.Exchange.Stat:output_type -> codexchange.plugin.v1.StatReply
+	21, // 56: codexchange.plugin.v1.Exchange.Wantlist:output_type -> codexchange.plugin.v1.WantlistReply
+	24, // 57: codexchange.plugin.v1.Exchange.Ledger:output_type -> codexchange.plugin.v1.LedgerReply
+	26, // 58: codexchange.plugin.v1.Exchange.Ping:output_type -> codexchange.plugin.v1.PingReply
+	28, // 59: codexchange.plugin.v1.Exchange.Stop:output_type -> codexchange.plugin.v1.StopReply
+	30, // 60: codexchange.plugin.v1.Host.Events:output_type -> codexchange.plugin.v1.Event
+	36, // 61: codexchange.plugin.v1.Host.Handle:output_type -> codexchange.plugin.v1.HandleReply
+	38, // 62: codexchange.plugin.v1.Host.Unhandle:output_type -> codexchange.plugin.v1.UnhandleReply
+	40, // 63: codexchange.plugin.v1.Host.OpenStream:output_type -> codexchange.plugin.v1.OpenStreamReply
+	42, // 64: codexchange.plugin.v1.Host.Connect:output_type -> codexchange.plugin.v1.ConnectReply
+	45, // 65: codexchange.plugin.v1.Host.Value:output_type -> codexchange.plugin.v1.ValueReply
+	47, // 66: codexchange.plugin.v1.Host.Sizes:output_type -> codexchange.plugin.v1.SizesReply
+	49, // 67: codexchange.plugin.v1.Host.Read:output_type -> codexchange.plugin.v1.ReadReply
+	51, // 68: codexchange.plugin.v1.Host.Leaves:output_type -> codexchange.plugin.v1.LeavesReply
+	54, // 69: codexchange.plugin.v1.Host.FindProviders:output_type -> codexchange.plugin.v1.FindProvidersReply
+	56, // 70: codexchange.plugin.v1.Host.Provide:output_type -> codexchange.plugin.v1.ProvideReply
+	53, // [53:71] is the sub-list for method output_type
+	35, // [35:53] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_plugin_proto_init() }
@@ -4105,7 +4224,7 @@ func file_plugin_proto_init() {
 		(*Error_StreamReset_)(nil),
 		(*Error_Kind)(nil),
 	}
-	file_plugin_proto_msgTypes[3].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[4].OneofWrappers = []any{
 		(*Command_Want)(nil),
 		(*Command_WantLeaves)(nil),
 		(*Command_Cancel)(nil),
@@ -4114,17 +4233,17 @@ func file_plugin_proto_init() {
 		(*Command_Stored)(nil),
 		(*Command_StoredLeaves)(nil),
 	}
-	file_plugin_proto_msgTypes[14].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[15].OneofWrappers = []any{
 		(*Result_Block)(nil),
 		(*Result_Held)(nil),
 		(*Result_Done)(nil),
 	}
-	file_plugin_proto_msgTypes[29].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[30].OneofWrappers = []any{
 		(*Event_Peer)(nil),
 		(*Event_Inbound)(nil),
 		(*Event_Synced)(nil),
 	}
-	file_plugin_proto_msgTypes[43].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[44].OneofWrappers = []any{
 		(*PeerValue_Value)(nil),
 		(*PeerValue_Untag)(nil),
 		(*PeerValue_Protect)(nil),
@@ -4135,7 +4254,7 @@ func file_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_proto_rawDesc), len(file_plugin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   60,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
