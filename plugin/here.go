@@ -48,6 +48,7 @@ func startHere(new New, log *slog.Logger) (supervise.Process, error) {
 	go func() {
 		select {
 		case <-h.server.Done():
+			h.grpc.GracefulStop() // the answer to Stop is still under way; Kill cuts it off
 			h.Kill()
 		case <-h.done:
 		}

@@ -256,12 +256,7 @@ func (p *Plugin) settle(caps *pb.StartReply) error {
 	defer p.mu.Unlock()
 	if p.caps == nil {
 		p.caps = caps
-		switch x := p.client.Exchange(caps.Leaves).(type) {
-		case dataset.LeafExchange:
-			p.exchange = leafExchange{x, p}
-		default:
-			p.exchange = plainExchange{x, p}
-		}
+		p.exchange = p.shown(p.client.Exchange(caps.Leaves), caps.PeerWantlist)
 		return nil
 	}
 	if p.caps.Leaves && !caps.Leaves {
@@ -280,25 +275,56 @@ func level(log *slog.Logger) slog.Level {
 	return slog.LevelError
 }
 
-// plainExchange and leafExchange are what callers are given: the exchange, as far
-// as the plugin has it, whose Close ends the plugin.
+// What callers are given is the exchange as far as the plugin has it: with leaves
+// or without, and with the want lists of peers or without. Its Close ends the
+// plugin.
 type (
 	plainExchange struct {
 		boxo.SessionExchange
-		*Plugin
+		of *Plugin
+	}
+	plainExchangePeers struct {
+		plainExchange
+		peers
 	}
 	leafExchange struct {
 		dataset.LeafExchange
-		*Plugin
+		of *Plugin
 	}
+	leafExchangePeers struct {
+		leafExchange
+		peers
+	}
+	peers struct{ of *Plugin }
 )
 
-func (x plainExchange) Close() error { return x.Plugin.Close() }
-func (x leafExchange) Close() error  { return x.Plugin.Close() }
+func (x plainExchange) Close() error             { return x.of.Close() }
+func (x plainExchange) GetWantlist() []cid.Cid   { return x.of.GetWantlist() }
+func (x plainExchange) Wantlist() []wire.Address { return x.of.Wantlist() }
+func (x leafExchange) Close() error              { return x.of.Close() }
+func (x leafExchange) GetWantlist() []cid.Cid    { return x.of.GetWantlist() }
+func (x leafExchange) Wantlist() []wire.Address  { return x.of.Wantlist() }
+
+func (x peers) WantlistForPeer(id peer.ID) []cid.Cid { return x.of.WantlistForPeer(id) }
+
+// shown gives an exchange the type that tells what it can do.
+func (p *Plugin) shown(x boxo.SessionExchange, peerLists bool) boxo.SessionExchange {
+	leaves, ok := x.(dataset.LeafExchange)
+	switch {
+	case ok && peerLists:
+		return leafExchangePeers{leafExchange{leaves, p}, peers{p}}
+	case ok:
+		return leafExchange{leaves, p}
+	case peerLists:
+		return plainExchangePeers{plainExchange{x, p}, peers{p}}
+	}
+	return plainExchange{x, p}
+}
 
 // Exchange is the exchange of the plugin. It fetches leaves too if the plugin
-// does: assert it to dataset.LeafExchange. It stays the same over restarts, shows
-// its want lists as Plugin does, and its Close is [Plugin.Close].
+// does: assert it to dataset.LeafExchange. It stays the same over restarts and
+// shows its want list as Plugin does, and those of peers, by WantlistForPeer, if
+// the exchange in the plugin has that method. Its Close is [Plugin.Close].
 func (p *Plugin) Exchange() boxo.SessionExchange {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -23,6 +23,7 @@
 //
 //   - Connections cannot be closed, and the network cannot listen.
 //   - A stream needs a protocol; a raw one does not cross.
+//   - A new notifiee is told of the connections that there are.
 //   - Protocols are matched by their exact name; a match function does not cross.
 //   - WithForceDirectDial is an ordinary Connect.
 //   - Resource scopes count nothing here. The host counts every stream under the

@@ -129,6 +129,30 @@ func (l *listener) heard() (calls, bus []string) {
 	}
 }
 
+// An exchange that is started over again learns of the connections that were there
+// before it: who asks for announcements is told of them at once, and once.
+func TestNewNotifieeIsToldOfConnections(t *testing.T) {
+	f := newFake(t)
+	n := f.node()
+	first := listenTo(t, f, n)
+	f.events <- said(state(alice, 1, "a1", "a2"))
+	f.events <- said(state(bob, 1, "b1"))
+	f.events <- said(state(bob, 2))
+	first.heard()
+	var told []string
+	late := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		if names[c.RemotePeer()] != "end" {
+			told = append(told, c.ID())
+		}
+	}}
+	n.Host().Network().Notify(late)
+	n.Host().Network().Notify(late)
+	slices.Sort(told)
+	if want := []string{"a1", "a2"}; !slices.Equal(told, want) {
+		t.Errorf("a late notifiee is told of %v, want %v", told, want)
+	}
+}
+
 // What the host says of peers is announced as libp2p would: the difference, in
 // order, and nothing for what is stale, odd or unknown.
 func TestEvents(t *testing.T) {

@@ -90,8 +90,9 @@ func (h *lentHost) SetStreamHandlerMatch(p protocol.ID, match func(protocol.ID) 
 	h.n.mux.AddHandlerWithFunc(p, match, asHandler(handler))
 }
 
-// RemoveStreamHandler takes a protocol back. When it returns the host no longer
-// offers it, or an error has been logged.
+// RemoveStreamHandler takes a protocol back. When it returns the host gives us no
+// more streams of it, or an error has been logged. It goes on offering it to peers
+// for a while, see package lend.
 func (h *lentHost) RemoveStreamHandler(p protocol.ID) { h.n.mux.RemoveHandler(p) }
 
 func asHandler(handler network.StreamHandler) protocol.HandlerFunc {

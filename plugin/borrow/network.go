@@ -23,12 +23,22 @@ var _ network.Network = (*lentNetwork)(nil)
 
 func (l *lentNetwork) Peerstore() peerstore.Peerstore     { return l.n.book }
 func (l *lentNetwork) LocalPeer() peer.ID                 { return l.n.self }
-func (l *lentNetwork) Notify(f network.Notifiee)          { l.n.notifs.add(f) }
 func (l *lentNetwork) StopNotify(f network.Notifiee)      { l.n.notifs.remove(f) }
 func (l *lentNetwork) ListenAddresses() []ma.Multiaddr    { return slices.Clone(l.n.addrs) }
 func (l *lentNetwork) CanDial(peer.ID, ma.Multiaddr) bool { return true }
 func (l *lentNetwork) ClosePeer(p peer.ID) error          { return refuse("close connections to", p.String()) }
 func (l *lentNetwork) Listen(...ma.Multiaddr) error       { return refuse("listen", "") }
+
+// Notify tells f first of the connections that there are: in libp2p an exchange
+// starts before them, in a plugin that was started again after them. One that is
+// made meanwhile may be told twice.
+func (l *lentNetwork) Notify(f network.Notifiee) {
+	l.n.notifs.add(f, func() {
+		for _, c := range l.n.mirror.all() {
+			f.Connected(l, c)
+		}
+	})
+}
 
 // ResourceManager limits nothing: the host does.
 func (l *lentNetwork) ResourceManager() network.ResourceManager {
@@ -99,11 +109,13 @@ type notifiees struct {
 	all []network.Notifiee
 }
 
-func (l *notifiees) add(f network.Notifiee) {
+// add calls first before any other call is made to f.
+func (l *notifiees) add(f network.Notifiee, first func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !slices.Contains(l.all, f) {
 		l.all = append(l.all, f)
+		first()
 	}
 }
 

@@ -41,6 +41,9 @@ func TestAbruptEnd(t *testing.T) {
 			if !errors.Is(err, errs.Crashed) {
 				t.Errorf("%s: %v, want one of kind %v", tc.name, err, errs.Crashed)
 			}
+			if errors.Is(err, io.EOF) {
+				t.Errorf("%s: %v is io.EOF for errors.Is, want that it never passes for a close", tc.name, err)
+			}
 			_, err = c.Write([]byte("x"))
 			isReset(t, err, 0, true)
 		}

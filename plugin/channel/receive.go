@@ -137,6 +137,9 @@ func (c *Conn) finish(err error) {
 	case c.eof && err == io.EOF:
 		c.stopWriting() // the other side is done with both directions
 	default:
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF // so that errors.Is does not take it for a close
+		}
 		c.fail(&ResetError{Remote: true, Err: errs.E(errs.Crashed, c.fault(), "read", c.name(), fmt.Errorf("socket ended without a close: %w", err))}, false)
 	}
 	c.readable.Broadcast()

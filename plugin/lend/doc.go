@@ -22,12 +22,14 @@
 //
 // # Streams that peers open
 //
-// A protocol that the plugin handles is offered to peers until the plugin
-// unhandles it or the Lender is closed; the end of a lease does not change that.
+// A protocol that the plugin handles is offered to peers until the Lender is closed,
+// or InboundWait has passed since the plugin unhandled it; the end of a lease does
+// not change that, not even of one that unhandles everything before it ends.
 // A stream waits, InboundWait at most, until a lease that has handled its
 // protocol has told its plugin of it, and is reset otherwise. Then the plugin has
-// DialWait to dial it. So streams that peers open while the plugin is being
-// restarted reach the next incarnation.
+// DialWait to dial it; if the lease ends before that, the stream waits on. So
+// streams that peers open while the plugin dies or is being restarted reach the
+// next incarnation.
 //
 // A protocol that the next incarnation no longer speaks is forgotten InboundWait
 // after it was sent Synced, if it has not handled it by then. While there is no

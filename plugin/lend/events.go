@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"container/list"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -38,6 +40,8 @@ type feed struct {
 	le   *Lease
 	wake chan struct{} // capacity 1: the queue was empty and is not any more
 
+	unhandled chan struct{} // capacity 1: a protocol was
+
 	mu     sync.Mutex
 	queue  *list.List // of *entry
 	queued map[peer.ID]*list.Element
@@ -52,7 +56,7 @@ type entry struct {
 
 func newFeed(l *Lender, le *Lease) *feed {
 	return &feed{
-		l: l, le: le, wake: make(chan struct{}, 1),
+		l: l, le: le, wake: make(chan struct{}, 1), unhandled: make(chan struct{}, 1),
 		queue: list.New(), queued: make(map[peer.ID]*list.Element), told: make(map[peer.ID]*pb.PeerState),
 	}
 }
@@ -124,7 +128,7 @@ func (f *feed) run(ctx context.Context, send func(*pb.Event) error) error {
 	for _, p := range f.l.waitingPeers() {
 		f.announce(p)
 	}
-	// What this incarnation has not handled by then, it no longer speaks.
+	// What this incarnation does not handle by then, it no longer speaks.
 	forget := time.NewTimer(f.l.opts.InboundWait)
 	defer forget.Stop()
 	for {
@@ -136,6 +140,8 @@ func (f *feed) run(ctx context.Context, send func(*pb.Event) error) error {
 		}
 		select {
 		case <-f.wake:
+		case <-f.unhandled:
+			forget.Reset(f.l.opts.InboundWait)
 		case <-forget.C:
 			f.l.forgetUnhandled(f.le)
 		case <-ctx.Done():
@@ -156,7 +162,7 @@ func (f *feed) settle(e *entry, send func(*pb.Event) error) error {
 			var err error
 			if conns, err = f.tell(e.id, send); err != nil {
 				if in != nil {
-					in.decided <- decision{code: network.StreamShutdown}
+					in.decided <- decision{again: true}
 				}
 				return err
 			}
@@ -179,7 +185,7 @@ func (f *feed) settle(e *entry, send func(*pb.Event) error) error {
 // channel that the plugin dials.
 func (f *feed) announceStream(in *inbound, send func(*pb.Event) error) error {
 	if err := f.le.admit(); err != nil {
-		in.decided <- decision{code: network.StreamResourceLimitExceeded}
+		in.decided <- decision{again: errors.Is(err, errs.Closed), code: network.StreamResourceLimitExceeded}
 		return nil
 	}
 	expected, number, err := f.le.expect()
@@ -192,8 +198,8 @@ func (f *feed) announceStream(in *inbound, send func(*pb.Event) error) error {
 		}
 	}
 	if err != nil {
-		in.decided <- decision{code: network.StreamShutdown}
 		f.le.leave()
+		in.decided <- decision{again: true}
 		return err
 	}
 	in.decided <- decision{lease: f.le, expected: expected}

@@ -16,7 +16,7 @@ import (
 // A handler is a protocol that the host offers to peers on the plugin's behalf.
 type handler struct {
 	id protocol.ID
-	by *Lease // that has handled it; nil since that was closed; guarded by Lender.mu
+	by *Lease // that handles it; nil since it does not, or was closed; guarded by Lender.mu
 }
 
 // inbound is a stream that a peer has opened and that the plugin has not been
@@ -28,10 +28,12 @@ type inbound struct {
 }
 
 // A decision is what becomes of an inbound stream: it is joined to the byte
-// channel that a lease expects, or reset with code if there is none.
+// channel that a lease expects; or, if there is none, waits again, or is reset
+// with code.
 type decision struct {
 	lease    *Lease
 	expected *channel.Expected
+	again    bool // its plugin could not be told, for it has ended
 	code     network.StreamErrorCode
 }
 
@@ -117,12 +119,26 @@ func (l *Lender) forget(which func(*handler) bool) {
 // starts no further incarnation for a while.
 func (l *Lender) Forget() { l.forget(func(h *handler) bool { return h.by == nil }) }
 
-// unhandle takes a protocol back for a lease.
+// unhandle ends a lease's handling of a protocol, which stays with the host for
+// InboundWait more: a plugin that ends in good order takes back what the next
+// incarnation is going to handle, and peers need not notice.
 func (l *Lender) unhandle(le *Lease, id protocol.ID) {
-	l.forget(func(h *handler) bool { return h.id == id && !le.closed })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.protocols[id]
+	if h == nil || h.by != le {
+		return
+	}
+	h.by = nil
+	if l.feed != nil {
+		select {
+		case l.feed.unhandled <- struct{}{}:
+		default:
+		}
+	}
 }
 
-// forgetUnhandled takes back what a lease has not handled in time.
+// forgetUnhandled takes back what a lease does not handle, and has had its time.
 func (l *Lender) forgetUnhandled(le *Lease) {
 	l.forget(func(h *handler) bool { return h.by == nil && !le.closed })
 }
@@ -143,22 +159,35 @@ func (l *Lender) accept(h *handler, s network.Stream) {
 	defer l.calls.Done()
 	wait := time.NewTimer(l.opts.InboundWait)
 	defer wait.Stop()
-	var d decision
-	select {
-	case d = <-in.decided:
-	case <-wait.C:
-		if l.withdraw(in) {
-			l.expired.Add(1)
-			_ = s.ResetWithError(network.StreamShutdown)
+	for late := false; !late; {
+		var d decision
+		select {
+		case d = <-in.decided:
+		case <-wait.C:
+			late = true
+			if l.withdraw(in) {
+				continue
+			}
+			d = <-in.decided // it is just being told of
+		}
+		switch {
+		case d.expected != nil && d.lease.join(s, d.expected):
+			return
+		case d.expected == nil && !d.again:
+			_ = s.ResetWithError(d.code)
+			return
+		case late:
+			continue
+		}
+		// The lease has ended before its plugin had the stream, which is whole.
+		if code, ok := l.enter(in); !ok {
+			_ = s.ResetWithError(code)
 			return
 		}
-		d = <-in.decided // it is just being told of
+		l.calls.Done() // enter has counted it anew
 	}
-	if d.expected == nil {
-		_ = s.ResetWithError(d.code)
-		return
-	}
-	d.lease.join(s, d.expected)
+	l.expired.Add(1)
+	_ = s.ResetWithError(network.StreamShutdown)
 }
 
 // enter puts a stream among those that wait, and counts its goroutine, unless

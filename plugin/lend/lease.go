@@ -272,22 +272,25 @@ func (le *Lease) expect() (*channel.Expected, uint64, error) {
 }
 
 // join carries a stream that was admitted, from when the plugin dials it until
-// it ends, and leaves.
-func (le *Lease) join(s network.Stream, e *channel.Expected) {
+// it ends, and leaves. If the lease ends before the plugin dials, it leaves the
+// stream as it was, and returns false.
+func (le *Lease) join(s network.Stream, e *channel.Expected) bool {
 	defer le.leave()
 	ctx, cancel := context.WithTimeoutCause(le.ctx, le.l.opts.dialWait, fmt.Errorf("the plugin has not dialled within %v", le.l.opts.dialWait))
 	c, err := e.Conn(ctx)
 	cancel()
-	if err != nil {
-		if le.ctx.Err() == nil {
-			le.log(slog.LevelWarn, "reset a stream that the plugin was told of", s, err)
-		}
+	switch {
+	case err != nil && le.ctx.Err() != nil:
+		return false
+	case err != nil:
+		le.log(slog.LevelWarn, "reset a stream that the plugin was told of", s, err)
 		_ = s.ResetWithError(network.StreamShutdown)
-		return
+		return true
 	}
 	if err := channel.Bridge(le.ctx, &stream{s: s}, c, le.l.put); err != nil {
 		le.log(slog.LevelDebug, "a stream has ended before its time", s, err)
 	}
+	return true
 }
 
 func (le *Lease) log(level slog.Level, text string, s network.Stream, err error) {

@@ -138,7 +138,11 @@ func (s *server) open(ctx context.Context, p peer.ID, r *pb.OpenStreamRequest) (
 		s.le.leave()
 		return nil, err
 	}
-	go s.le.join(st, expected)
+	go func() {
+		if !s.le.join(st, expected) {
+			_ = st.ResetWithError(network.StreamShutdown)
+		}
+	}()
 	return &pb.OpenStreamReply{Stream: number, Protocol: string(st.Protocol()), Connection: st.Conn().ID()}, nil
 }
 

@@ -25,14 +25,15 @@
 // In this process everything is as between two processes but the processes: the
 // same gRPC, the same byte channels. A debugger sees both sides there.
 //
-// Goroutines: Nodes starts one for each node and waits for them. All that nodes
-// run ends with the test.
+// Goroutines: one for each node while they are started, and while they end, which
+// are waited for. All that nodes run ends with the test.
 package plugintest
 
 import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -74,23 +75,14 @@ type Node struct {
 // has to make it each time it is called.
 func New(t testing.TB, c plugin.Config, options ...libp2p.Option) *Node {
 	t.Helper()
-	n, err := start(t, c, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
+	return start(t, 1, c, options)[0]
 }
 
 // Nodes makes n nodes that are not connected, each with a plugin of its own; see
 // [New].
 func Nodes(t testing.TB, n int, c plugin.Config, options ...libp2p.Option) exchangetest.Group {
 	t.Helper()
-	nodes, failed := make([]*Node, n), make([]error, n)
-	var starting sync.WaitGroup
-	for i := range nodes {
-		starting.Go(func() { nodes[i], failed[i] = start(t, c, options) })
-	}
-	starting.Wait()
+	nodes := start(t, n, c, options)
 	g := exchangetest.Group{
 		Connect: func(i, j int) error {
 			ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
@@ -99,10 +91,7 @@ func Nodes(t testing.TB, n int, c plugin.Config, options ...libp2p.Option) excha
 		},
 		Disconnect: func(i, j int) error { return nodes[i].Host.Network().ClosePeer(nodes[j].Host.ID()) },
 	}
-	for i, node := range nodes {
-		if failed[i] != nil {
-			t.Fatalf("node %d: %v", i, failed[i])
-		}
+	for _, node := range nodes {
 		g.Nodes = append(g.Nodes, exchangetest.Node{
 			Exchange:   node.Plugin.Exchange(),
 			Blockstore: node.Blockstore,
@@ -112,33 +101,61 @@ func Nodes(t testing.TB, n int, c plugin.Config, options ...libp2p.Option) excha
 	return g
 }
 
-// start is New for any goroutine.
-func start(t testing.TB, c plugin.Config, options []libp2p.Option) (*Node, error) {
+// start makes n nodes at once, and has them end at once with the test: most of
+// either is waiting for processes.
+func start(t testing.TB, n int, c plugin.Config, options []libp2p.Option) []*Node {
+	t.Helper()
 	if c.Host != nil || c.Blocks != nil {
-		return nil, fmt.Errorf("make node: Host and Blocks are the node's own: want nil")
+		t.Fatal("make node: Host and Blocks are the node's own, want nil")
 	}
 	if c.Log == nil {
 		c.Log = Log(t)
 	}
-	n := &Node{Blockstore: blockstore.NewBlockstore(dssync.MutexWrap(datastore.NewMapDatastore()))}
-	var err error
+	nodes, failed := make([]*Node, n), make([]error, n)
+	each := func(f func(i int)) {
+		var all sync.WaitGroup
+		for i := range nodes {
+			all.Go(func() { f(i) })
+		}
+		all.Wait()
+	}
+	t.Cleanup(func() { each(func(i int) { nodes[i].close() }) })
+	each(func(i int) {
+		nodes[i] = &Node{Blockstore: blockstore.NewBlockstore(dssync.MutexWrap(datastore.NewMapDatastore()))}
+		failed[i] = nodes[i].open(t.Context(), c, options)
+	})
+	if err := errors.Join(failed...); err != nil {
+		t.Fatal(err)
+	}
+	return nodes
+}
+
+// open makes the host and the plugin. If it fails, close closes what there is.
+func (n *Node) open(ctx context.Context, c plugin.Config, options []libp2p.Option) (err error) {
 	n.Host, err = libp2p.New(append([]libp2p.Option{
 		libp2p.NoListenAddrs, libp2p.Transport(tcp.NewTCPTransport), libp2p.DisableRelay(), libp2p.DisableMetrics(),
 	}, options...)...)
 	if err != nil {
-		return nil, fmt.Errorf("make libp2p host: %w", err)
+		return fmt.Errorf("make libp2p host: %w", err)
 	}
-	t.Cleanup(func() { _ = n.Host.Close() })
 	c.Host, c.Blocks = n.Host, n.Blockstore
-	n.Plugin, err = plugin.Load(t.Context(), c)
+	n.Plugin, err = plugin.Load(ctx, c)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	t.Cleanup(func() { _ = n.Plugin.Close() })
 	if err := n.Host.Network().Listen(loopback); err != nil {
-		return nil, fmt.Errorf("listen on %v: %w", loopback, err)
+		return fmt.Errorf("listen on %v: %w", loopback, err)
 	}
-	return n, nil
+	return nil
+}
+
+func (n *Node) close() {
+	if n.Plugin != nil {
+		_ = n.Plugin.Close()
+	}
+	if n.Host != nil {
+		_ = n.Host.Close()
+	}
 }
 
 // Info is where other hosts find the node.
@@ -154,10 +171,16 @@ func Build(t testing.TB, pkg string) (path, sum string) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, pkg).CombinedOutput(); err != nil {
 		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
 	}
+	return path, Sum(t, path)
+}
+
+// Sum is the sum of a program, as [plugin.Config].SHA256 wants it.
+func Sum(t testing.TB, path string) string {
+	t.Helper()
 	program, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	hash := sha256.Sum256(program)
-	return path, hex.EncodeToString(hash[:])
+	sum := sha256.Sum256(program)
+	return hex.EncodeToString(sum[:])
 }

@@ -3,6 +3,9 @@ package plugintest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,18 +64,30 @@ func TestNodes(t *testing.T) {
 	}
 }
 
-// A plugin that cannot be loaded fails the test with the reason, and leaves
-// nothing.
-func TestWhatCannotBeLoaded(t *testing.T) {
-	bad := func(context.Context, plugin.Env) (boxo.Interface, error) { return nil, errors.New("no luck") }
-	if _, err := start(t, plugin.Config{Name: plain, Here: bad}, nil); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "no luck") {
-		t.Errorf("load: got %v, want kind %v and what the plugin said", err, errs.Invalid)
-	}
+// A plugin that cannot be loaded fails the test with the reason, and so does a
+// node with the host of another; the nodes that could be made end.
+func TestWhatCannotBeMade(t *testing.T) {
 	get := plugin.Getter(func(context.Context, cid.Cid) ([]byte, error) { return nil, errs.NotFound })
 	here := func(context.Context, plugin.Env) (boxo.Interface, error) { return get, nil }
-	n := New(t, plugin.Config{Name: plain, Here: here})
-	if _, err := start(t, plugin.Config{Name: plain, Here: here, Host: n.Host}, nil); err == nil {
-		t.Error("a node with a host of another: got no error")
+	bad := func(context.Context, plugin.Env) (boxo.Interface, error) { return nil, errors.New("no luck") }
+	node := New(t, plugin.Config{Name: plain, Here: here})
+	for why, c := range map[string]plugin.Config{
+		"no luck":   {Name: plain, Here: bad},
+		"want nil":  {Name: plain, Here: here, Host: node.Host},
+		"is empty":  {Here: here},
+		"both Path": {Name: plain, Here: here, Path: "x"},
+	} {
+		f := &fakeTest{TB: t}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			Nodes(f, 2, c)
+		}()
+		<-done
+		f.end()
+		if !strings.Contains(f.fatal, why) {
+			t.Errorf("the test fails with %q, want %q in it", f.fatal, why)
+		}
 	}
 }
 
@@ -81,12 +96,22 @@ type fakeTest struct {
 	testing.TB
 	cleanup []func()
 	said    []string
+	fatal   string
 }
 
-func (f *fakeTest) Cleanup(g func())  { f.cleanup = append(f.cleanup, g) }
-func (f *fakeTest) Log(args ...any)   { f.said = append(f.said, args[0].(string)) }
-func (f *fakeTest) end()              { f.cleanup[0]() }
-func (f *fakeTest) has(s string) bool { return len(f.said) == 1 && strings.Contains(f.said[0], s) }
+func (f *fakeTest) Cleanup(g func()) { f.cleanup = append(f.cleanup, g) }
+func (f *fakeTest) Log(args ...any)  { f.said = append(f.said, fmt.Sprint(args...)) }
+
+func (f *fakeTest) Fatal(args ...any) {
+	f.fatal = fmt.Sprint(args...)
+	runtime.Goexit()
+}
+
+func (f *fakeTest) end() {
+	for _, g := range slices.Backward(f.cleanup) {
+		g()
+	}
+}
 
 // A logger writes to the log of its test, and nowhere when the test has ended.
 func TestLog(t *testing.T) {
@@ -95,7 +120,7 @@ func TestLog(t *testing.T) {
 	log.Info("during")
 	f.end()
 	log.Info("after")
-	if !f.has("during") {
+	if len(f.said) != 1 || !strings.Contains(f.said[0], "during") {
 		t.Errorf("the log is %q, want one line, with %q", f.said, "during")
 	}
 }

@@ -15,8 +15,13 @@ import (
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
-// askTimeout is how long a want list is waited for.
-const askTimeout = 2 * time.Second
+const (
+	// askTimeout is how long a want list is waited for.
+	askTimeout = 2 * time.Second
+	// maxWants is how long a want list is shown; what the plugin says beyond that is
+	// not read.
+	maxWants = 1 << 18
+)
 
 // A Stat is what an exchange has counted, and what stands now.
 type Stat struct {
@@ -177,6 +182,9 @@ func (c *Client) wantlist(x pb.ExchangeClient, p peer.ID) (list []wire.Address, 
 			break
 		}
 		for _, w := range m.Wants {
+			if len(list) == maxWants {
+				return list, nil
+			}
 			if root, err := parseCID(w.GetCid()); err == nil {
 				list = append(list, wire.Address{Root: root, Leaf: w.GetLeaf(), Index: w.GetIndex()})
 			}

@@ -361,6 +361,28 @@ func TestAsking(t *testing.T) {
 	}
 }
 
+// endless is a plugin whose want list has no end.
+type endless struct{ pb.UnimplementedExchangeServer }
+
+func (endless) Wantlist(_ *pb.WantlistRequest, stream grpc.ServerStreamingServer[pb.WantlistReply]) error {
+	m := &pb.WantlistReply{Wants: slices.Repeat([]*pb.Address{{Cid: makeBlocks(27, 1, 10)[0].Cid().Bytes()}}, listed)}
+	for {
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+	}
+}
+
+// TestEndlessWantlist shows that a plugin whose want list does not end costs the
+// host no more memory than the longest that it lists.
+func TestEndlessWantlist(t *testing.T) {
+	x, _ := connect(t, endless{})
+	c := newClient(t, ClientOptions{})
+	if list, err := c.wantlist(x, ""); len(list) != maxWants || err != nil {
+		t.Errorf("got %d wants, %v, want %d", len(list), err, maxWants)
+	}
+}
+
 // TestLongErrorsFitIntoAHead shows that an error with very many causes still ends
 // its request.
 func TestLongErrorsFitIntoAHead(t *testing.T) {

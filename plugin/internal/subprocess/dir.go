@@ -49,7 +49,10 @@ func NewDir() (dir string, cleanup func(), err error) {
 	rand.Read(name[:]) // never fails
 	dir = filepath.Join(base, fmt.Sprintf("%s%x", dirPrefix, name))
 	lock, err := makeDir(dir)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.EROFS):
+		return "", nil, errs.E(errs.Other, errs.Ours, op, dir, fmt.Errorf("%w: set TMPDIR to a directory that can be written", err))
+	case err != nil:
 		return "", nil, errs.E(errs.Other, errs.Ours, op, dir, err)
 	}
 	return dir, sync.OnceFunc(func() {
@@ -155,18 +158,27 @@ func removeDir(dir string) {
 	empty(root, dir)
 }
 
+// removeTries is how often a directory is emptied into which somebody still puts
+// something: a plugin that was just beginning to listen when its host died.
+const removeTries = 10
+
 // empty removes what is in an open directory, and then the directory itself.
 func empty(root *os.Root, dir string) {
-	f, err := root.Open(".")
-	if err != nil {
-		return
+	for range removeTries {
+		f, err := root.Open(".")
+		if err != nil {
+			return
+		}
+		names, _ := f.Readdirnames(-1)
+		f.Close()
+		for _, name := range names {
+			_ = root.RemoveAll(name) // does not follow links
+		}
+		// This removes nothing but an empty directory.
+		if err := syscall.Rmdir(dir); err != syscall.ENOTEMPTY && err != syscall.EEXIST {
+			return
+		}
 	}
-	names, _ := f.Readdirnames(-1)
-	f.Close()
-	for _, name := range names {
-		_ = root.RemoveAll(name) // does not follow links
-	}
-	_ = syscall.Rmdir(dir) // removes nothing but an empty directory
 }
 
 func isDirName(name string) bool {

@@ -23,8 +23,10 @@
 //	the plugin   Process.Done closes when it has been waited for and its last
 //	             words have been read; Process.Err says why.
 //	the host     Its end of the pipe closes, in whatever way it ends. The plugin
-//	             removes the directory and exits at once. On Linux SIGTERM comes
-//	             too, as a second line (Pdeathsig).
+//	             removes the directory and exits at once, also if it was stopped.
+//	             On Linux SIGTERM comes too, as a second line (Pdeathsig).
+//	both         The next host of this user removes the directory. So it does if
+//	             the host dies before the plugin has got to Serve.
 //
 // The process is in a group of its own: an interrupt typed at a terminal goes to
 // the host alone.
@@ -53,6 +55,7 @@
 //
 //	watchHost        one; ends with the process
 //	signals          one; ends with the process
+//	flush            one, after Exchange.Stop; ends with the process
 //
 // Start, Serve and NewDir work on Linux, macOS and the BSDs. Elsewhere Start and
 // NewDir return an error of kind errs.Invalid.

@@ -29,7 +29,7 @@ const (
 	// removeTimeout is how long the plugin of a dead host has to remove its
 	// directory.
 	removeTimeout = time.Second
-	// hostGrace is how long after SIGTERM the end of the host may show. Pdeathsig
+	// hostGrace is how long after a signal the end of the host may show. Pdeathsig
 	// comes when one of its threads ends, its descriptors are closed with the last.
 	hostGrace = time.Second
 )
@@ -45,7 +45,7 @@ type ServeConfig struct {
 
 // Serve is the main function of a plugin. It does not return. The process exits
 //
-//	with 0  after Stop, when SIGTERM came, when the host has called Stop of
+//	with 0  after Stop, when SIGTERM or SIGHUP came, when the host has called Stop of
 //	        pb.Exchange and has its answer, or when it has ended go-plugin's server
 //	with 1  when it was not started by a host, when it cannot listen, when Stop
 //	        took too long; and at once, with its directory removed, when the host
@@ -70,7 +70,9 @@ func Serve(c ServeConfig) {
 	var once sync.Once
 	exit := func(grace time.Duration) { once.Do(func() { quit(c.Stop, hostGone, grace) }) }
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM)
+	// The system sends SIGHUP to a stopped process whose parent has ended, and lets
+	// it go on: then watchHost has to tidy up, as after SIGTERM.
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		<-signals
 		exit(hostGrace)

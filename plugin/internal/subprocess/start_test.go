@@ -279,13 +279,13 @@ func host(t *testing.T, exe, what string) (cmd *exec.Cmd, pid int, dir string) {
 }
 
 // When the host is killed, its plugin exits and leaves nothing behind, also while
-// it writes to a log that nobody reads.
+// it writes to a log that nobody reads, and when it has been stopped.
 func TestHostDies(t *testing.T) {
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, what := range []string{"idle", "chatter"} {
+	for _, what := range []string{"idle", "chatter", "stopped"} {
 		t.Run(what, func(t *testing.T) {
 			cmd, pid, dir := host(t, exe, what)
 			if !alive(pid) {
@@ -293,6 +293,11 @@ func TestHostDies(t *testing.T) {
 			}
 			if _, err := os.Lstat(dir); err != nil {
 				t.Fatal(err)
+			}
+			if what == "stopped" {
+				if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
 			}
 			cmd.Process.Kill()
 			eventually(t, "the plugin exits", 5*time.Second, func() bool { return !alive(pid) })
