@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -11,10 +12,13 @@ import (
 
 	"github.com/ipfs/boxo/blockstore"
 	boxo "github.com/ipfs/boxo/exchange"
+	"github.com/ipfs/boxo/exchange/offline"
 	"github.com/libp2p/go-libp2p/core/host"
 
 	"github.com/codexchange/codexchange/adapter/bitswap"
 	"github.com/codexchange/codexchange/adapter/blocks"
+	"github.com/codexchange/codexchange/adapter/leaves"
+	"github.com/codexchange/codexchange/adapter/multi"
 	"github.com/codexchange/codexchange/adapter/p2p"
 	"github.com/codexchange/codexchange/exchange"
 	"github.com/codexchange/codexchange/plugin"
@@ -59,11 +63,57 @@ type Plugin struct {
 }
 
 // needs is what an exchange is started with: a libp2p host that does not listen
-// yet, and a store. What is started is closed before they are.
+// yet, and stores of what is written. What is started is closed before they are.
 type needs struct {
-	host  host.Host
-	store blockstore.Blockstore
-	log   *slog.Logger
+	host   host.Host
+	store  blockstore.Blockstore
+	leaves *leaves.Store
+	log    *slog.Logger
+}
+
+// A Running is one exchange of a node.
+type Running struct {
+	Name string
+	Exchange
+}
+
+// startExchanges starts the exchanges that are named, in order. If one cannot be
+// started, none is left running.
+func startExchanges(ctx context.Context, names []string, plugins map[string]Plugin, n needs) (list []Running, err error) {
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			err = fmt.Errorf("start exchange %s: it is named twice", name)
+			break
+		}
+		var x Exchange
+		if x, err = startExchange(ctx, name, plugins, n); err != nil {
+			break
+		}
+		list = append(list, Running{name, x})
+	}
+	if err != nil {
+		for _, x := range slices.Backward(list) {
+			err = errors.Join(err, x.Close())
+		}
+		return nil, err
+	}
+	return list, nil
+}
+
+// combine makes one exchange of those that run: they are asked in order, the next
+// when one has brought nothing for a while. None is an exchange that has nothing.
+func combine(list []Running, store blockstore.Blockstore) boxo.Interface {
+	switch len(list) {
+	case 0:
+		return offline.Exchange(store)
+	case 1:
+		return list[0].Exchange
+	}
+	var others []boxo.Interface
+	for _, x := range list[1:] {
+		others = append(others, x.Exchange)
+	}
+	return multi.New(multi.Options{}, list[0].Exchange, others...)
 }
 
 // Exchanges returns the names of the exchanges that a node has of its own.
@@ -99,7 +149,7 @@ func startExchange(ctx context.Context, name string, plugins map[string]Plugin, 
 type blockexcExchange struct{ *exchange.Exchange }
 
 func startBlockexc(n needs, config json.RawMessage) (Exchange, error) {
-	x, err := newBlockexc(n.host, config, exchange.Config{Blocks: blocks.New(n.store), Logger: n.log})
+	x, err := newBlockexc(n.host, config, exchange.Config{Blocks: blocks.New(n.store), Leaves: n.leaves, Logger: n.log})
 	if err != nil {
 		return nil, err
 	}

@@ -5,30 +5,48 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/ipfs/boxo/blockservice"
 	"github.com/ipfs/boxo/blockstore"
 	"github.com/ipfs/boxo/exchange/offline"
 	"github.com/ipfs/boxo/ipld/merkledag"
+	pin "github.com/ipfs/boxo/pinning/pinner"
+	"github.com/ipfs/boxo/pinning/pinner/dspinner"
+	ds "github.com/ipfs/go-datastore"
+	dssync "github.com/ipfs/go-datastore/sync"
 	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/codexchange/codexchange/adapter/leaves"
+	"github.com/codexchange/codexchange/host/writebehind"
 )
 
 // Options say what a node is made of.
 type Options struct {
 	// Dir is the directory of the node, made if it is missing. No other open
-	// node may use it. Required.
+	// node may use it. Required if Blocks is nil.
 	Dir string
-	// Exchange is one of [Exchanges], or one of Plugins. Required.
-	Exchange string
+	// Blocks is the datastore of the blocks, which remains the caller's to close.
+	// nil is a flatfs in Dir.
+	Blocks ds.Batching
+	// Datastore keeps pins and leaf records; it remains the caller's to close. nil
+	// keeps them in memory.
+	Datastore ds.Batching
+	// Use are the exchanges that fetch what the store lacks, each one of
+	// [Exchanges] or of Plugins, in the order in which they are asked. None: the
+	// node has what it has.
+	Use []string
 	// Plugins says where exchanges are to be found. Blockexc is a plugin unless
 	// it says otherwise; for that, the program has to call [Main].
 	Plugins map[string]Plugin
+	// Offline is a node without libp2p host and exchanges.
+	Offline bool
 	// Identity is the private key of the node. nil makes a new one.
 	Identity crypto.PrivKey
 	// Listen is where to listen, as multiaddrs over TCP. nil is a free port of
@@ -40,90 +58,153 @@ type Options struct {
 
 // A Node is a running node. Its methods may be called from any goroutine.
 type Node struct {
-	host     host.Host
-	store    blockstore.Blockstore
-	exchange Exchange
-	dag      ipld.DAGService // asks peers for what is not here
-	local    ipld.DAGService // never asks anybody
+	host      host.Host // nil offline
+	written   blockstore.Blockstore
+	store     *writebehind.Store
+	lock      blockstore.GCLocker
+	datastore ds.Batching
+	leaves    *leaves.Store
+	exchanges []Running
+	service   blockservice.BlockService // asks peers for what is not here
+	dag       ipld.DAGService           // the same
+	local     ipld.DAGService           // never asks anybody
+	pins      pin.Pinner
 
-	close func() error
+	closers []func() error // what runs, in the order in which it was started
+	close   func() error
 }
 
 // New starts a node. It listens at once and serves the blocks of its store to
 // whoever connects, until Close.
 func New(opts Options) (_ *Node, err error) {
-	if opts.Dir == "" {
+	if opts.Dir == "" && opts.Blocks == nil {
 		return nil, errors.New("start node: no directory: Options.Dir is empty")
 	}
 	defer func() {
-		if err != nil {
+		if err != nil && opts.Dir != "" {
 			err = fmt.Errorf("start node in %s: %w", opts.Dir, err)
+		} else if err != nil {
+			err = fmt.Errorf("start node: %w", err)
 		}
 	}()
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	n := &Node{lock: blockstore.NewGCLocker()}
+	n.close = sync.OnceValue(func() error {
+		var failed []error
+		for _, c := range slices.Backward(n.closers) {
+			failed = append(failed, c())
+		}
+		return errors.Join(failed...)
+	})
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close())
+		}
+	}()
+	if err := n.openStores(opts); err != nil {
+		return nil, err
+	}
+	if !opts.Offline {
+		if err := n.goOnline(opts); err != nil {
+			return nil, err
+		}
+	}
+
+	n.service = n.store.Service(combine(n.exchanges, n.store))
+	n.dag = merkledag.NewDAGService(n.service)
+	n.local = merkledag.NewDAGService(n.store.Service(offline.Exchange(n.store)))
+	if n.pins, err = dspinner.New(context.Background(), n.datastore, n.dag); err != nil {
+		return nil, fmt.Errorf("open pins: %w", err)
+	}
+	return n, nil
+}
+
+// openStores opens what the node keeps.
+func (n *Node) openStores(opts Options) error {
+	if opts.Blocks == nil {
+		fs, err := openBlocks(opts.Dir)
+		if err != nil {
+			return err
+		}
+		n.closers = append(n.closers, fs.Close)
+		opts.Blocks = fs
+	}
+	n.written = blockstore.NewBlockstore(opts.Blocks, blockstore.NoPrefix())
+	var err error
+	if n.store, err = writebehind.New(n.written, writebehind.Options{Log: opts.Log}); err != nil {
+		return err
+	}
+	n.closers = append(n.closers, n.store.Close)
+	if n.datastore = opts.Datastore; n.datastore == nil {
+		n.datastore = dssync.MutexWrap(ds.NewMapDatastore())
+	}
+	n.leaves = leaves.New(n.datastore)
+	return nil
+}
+
+// goOnline starts the libp2p host and the exchanges.
+func (n *Node) goOnline(opts Options) (err error) {
 	if opts.Identity == nil {
 		if opts.Identity, err = NewIdentity(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if opts.Listen == nil {
 		opts.Listen = []string{"/ip4/127.0.0.1/tcp/0"}
 	}
-
-	if opts.Log == nil {
-		opts.Log = slog.Default()
-	}
-
-	n := &Node{}
-	var closers []func() error // what runs, in the order in which it was started
-	n.close = sync.OnceValue(func() error {
-		var errs []error
-		for i := len(closers) - 1; i >= 0; i-- {
-			errs = append(errs, closers[i]())
-		}
-		return errors.Join(errs...)
-	})
-	defer func() {
-		if err != nil {
-			n.close()
-		}
-	}()
-
-	store, fs, err := openStore(opts.Dir)
-	if err != nil {
-		return nil, err
-	}
-	n.store, closers = store, append(closers, fs.Close)
 	if n.host, err = newLibp2p(opts.Identity); err != nil {
-		return nil, err
+		return err
 	}
-	closers = append(closers, n.host.Close)
-	n.exchange, err = startExchange(context.Background(), opts.Exchange, opts.Plugins, needs{n.host, n.store, opts.Log})
+	n.closers = append(n.closers, n.host.Close)
+	// Exchanges serve what is written: a block that is still held in memory could
+	// be lost after it was promised.
+	n.exchanges, err = startExchanges(context.Background(), opts.Use, opts.Plugins, needs{n.host, n.written, n.leaves, opts.Log})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	closers = append(closers, n.exchange.Close)
-	// Peers may come from here on, and the exchange hears of each.
-	if err := listen(n.host, opts.Listen); err != nil {
-		return nil, err
+	for _, x := range n.exchanges {
+		n.closers = append(n.closers, x.Close)
 	}
-
-	n.dag = merkledag.NewDAGService(blockservice.New(n.store, n.exchange))
-	n.local = merkledag.NewDAGService(blockservice.New(n.store, offline.Exchange(n.store)))
-	return n, nil
+	// Peers may come from here on, and the exchanges hear of each.
+	return listen(n.host, opts.Listen)
 }
 
-// Close stops the exchange, the libp2p host and the store, in this order. It
+// Close stops the exchanges, the libp2p host and the stores, in this order. It
 // may be called more than once.
 func (n *Node) Close() error { return n.close() }
 
-// AddrInfo is the id of the node and where it listens.
+// Online reports whether the node has a libp2p host.
+func (n *Node) Online() bool { return n.host != nil }
+
+// Host is the libp2p host; nil offline.
+func (n *Node) Host() host.Host { return n.host }
+
+// AddrInfo is the id of the node and where it listens. The node is online.
 func (n *Node) AddrInfo() peer.AddrInfo { return *host.InfoFromHost(n.host) }
 
-// Blockstore is the local store. It must not be used after Close.
-func (n *Node) Blockstore() blockstore.Blockstore { return n.store }
+// Blockstore is the local store, with blocks that are about to be written. It must
+// not be used after Close.
+func (n *Node) Blockstore() *writebehind.Store { return n.store }
 
-// Exchange is the exchange that the node was started with.
-func (n *Node) Exchange() Exchange { return n.exchange }
+// GCLocker keeps blocks from being collected while something is added.
+func (n *Node) GCLocker() blockstore.GCLocker { return n.lock }
+
+// BlockService gets blocks from the store, and else from peers.
+func (n *Node) BlockService() blockservice.BlockService { return n.service }
+
+// DAG gets nodes from the store, and else from peers.
+func (n *Node) DAG() ipld.DAGService { return n.dag }
+
+// LocalDAG gets nodes from the store alone.
+func (n *Node) LocalDAG() ipld.DAGService { return n.local }
+
+// Pinner says which blocks are kept.
+func (n *Node) Pinner() pin.Pinner { return n.pins }
+
+// Exchanges are the exchanges that the node was started with, in their order.
+func (n *Node) Exchanges() []Running { return slices.Clone(n.exchanges) }
 
 // Peers are the peers that are connected.
 func (n *Node) Peers() []peer.ID { return n.host.Network().Peers() }

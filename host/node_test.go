@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 // start starts a node in a directory of its own, and closes it with the test.
 func start(t *testing.T, exchange string) *Node {
 	t.Helper()
-	n, err := New(Options{Dir: t.TempDir(), Exchange: exchange})
+	n, err := New(Options{Dir: t.TempDir(), Use: []string{exchange}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestFetch(t *testing.T) {
 			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data) {
 				t.Errorf("read back %d bytes, %v, want the %d that were added", len(got), err, len(data))
 			}
-			counts, err := fetcher.Exchange().Counts()
+			counts, err := fetcher.Exchanges()[0].Counts()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -140,7 +140,7 @@ func sum(t *testing.T, data []byte) mh.Multihash {
 // makes it, and lies where Kubo's flatfs would look for it.
 func TestAddLikeKubo(t *testing.T) {
 	dir := t.TempDir()
-	n, err := New(Options{Dir: dir, Exchange: Bitswap})
+	n, err := New(Options{Dir: dir, Use: []string{Bitswap}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,10 +199,10 @@ func TestNewRefuses(t *testing.T) {
 		opts Options
 		want string
 	}{
-		{"no directory", Options{Exchange: Bitswap}, "Options.Dir is empty"},
-		{"directory is a file", Options{Dir: file, Exchange: Bitswap}, "open blockstore"},
-		{"unknown exchange", Options{Dir: t.TempDir(), Exchange: "carrier pigeon"}, "start exchange carrier pigeon: unknown name, want one of bitswap, blockexc"},
-		{"bad address", Options{Dir: t.TempDir(), Exchange: Bitswap, Listen: []string{"here"}}, "here"},
+		{"no directory", Options{Use: []string{Bitswap}}, "Options.Dir is empty"},
+		{"directory is a file", Options{Dir: file, Use: []string{Bitswap}}, "open blockstore"},
+		{"unknown exchange", Options{Dir: t.TempDir(), Use: []string{"carrier pigeon"}}, "start exchange carrier pigeon: unknown name, want one of bitswap, blockexc"},
+		{"bad address", Options{Dir: t.TempDir(), Use: []string{Bitswap}, Listen: []string{"here"}}, "here"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if n, err := New(c.opts); err == nil {
@@ -229,7 +229,7 @@ func TestRestart(t *testing.T) {
 	var root cid.Cid
 	var id peer.ID
 	for i, name := range Exchanges() {
-		opts.Exchange = name
+		opts.Use = []string{name}
 		n, err := New(opts)
 		if err != nil {
 			t.Fatal(err)

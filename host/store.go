@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/ipfs/boxo/blockstore"
 	flatfs "github.com/ipfs/go-ds-flatfs"
 )
 
@@ -16,13 +15,13 @@ const BlocksDir = "blocks"
 // read the store.
 const shards = "/repo/flatfs/shard/v1/next-to-last/2"
 
-// openStore opens the blockstore under dir, or makes it. Only one flatfs may be
+// openBlocks opens the datastore of blocks under dir, or makes it. Only one flatfs may be
 // open on a directory: opening deletes what another is writing. Writes are not
 // forced to the disk one by one, as in Kubo.
-func openStore(dir string) (blockstore.Blockstore, *flatfs.Datastore, error) {
+func openBlocks(dir string) (*flatfs.Datastore, error) {
 	path := filepath.Join(dir, BlocksDir)
-	fail := func(err error) (blockstore.Blockstore, *flatfs.Datastore, error) {
-		return nil, nil, fmt.Errorf("open blockstore %s: %w", path, err)
+	fail := func(err error) (*flatfs.Datastore, error) {
+		return nil, fmt.Errorf("open blockstore %s: %w", path, err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fail(err)
@@ -35,5 +34,5 @@ func openStore(dir string) (blockstore.Blockstore, *flatfs.Datastore, error) {
 	if err != nil {
 		return fail(err)
 	}
-	return blockstore.NewBlockstore(fs, blockstore.NoPrefix()), fs, nil
+	return fs, nil
 }

@@ -148,7 +148,7 @@ func (p *place) init(parent, name string, c *Config) (err error) {
 
 func (p *place) start(exchange string) (*host.Node, error) {
 	return host.New(host.Options{
-		Dir: p.dir, Identity: p.key, Exchange: exchange,
+		Dir: p.dir, Identity: p.key, Use: []string{exchange},
 		Plugins: map[string]host.Plugin{host.Blockexc: {InProcess: p.inProcess}},
 		Log:     p.log,
 	})
@@ -221,7 +221,7 @@ func (d *demo) run(ctx context.Context, stage, exchange string) (err error) {
 	if err := d.fetch(ctx, seeder, fetcher, &row); err != nil {
 		return err
 	}
-	counts, err := fetcher.Exchange().Counts()
+	counts, err := fetcher.Exchanges()[0].Counts()
 	if err != nil {
 		return fmt.Errorf("read statistics of %s: %w", exchange, err)
 	}
@@ -250,7 +250,7 @@ func (d *demo) fetch(ctx context.Context, seeder, fetcher *host.Node, row *Run) 
 		return err
 	}
 
-	row.Plugin = fetcher.Exchange().Plugin() != nil
+	row.Plugin = fetcher.Exchanges()[0].Plugin() != nil
 	cpu, err := cpuTime(ctx, seeder, fetcher)
 	if err != nil {
 		return err

@@ -18,15 +18,16 @@ func cpuTime(ctx context.Context, nodes ...*host.Node) (time.Duration, error) {
 	}
 	total := time.Duration(u.Utime.Nano() + u.Stime.Nano())
 	for _, n := range nodes {
-		p := n.Exchange().Plugin()
-		if p == nil {
-			continue
+		for _, x := range n.Exchanges() {
+			if x.Plugin() == nil {
+				continue
+			}
+			s, err := x.Plugin().Inspect(ctx)
+			if err != nil {
+				return 0, fmt.Errorf("read cpu time of plugin %s: %w", x.Name, err)
+			}
+			total += s.CPU
 		}
-		s, err := p.Inspect(ctx)
-		if err != nil {
-			return 0, fmt.Errorf("read cpu time of the plugin: %w", err)
-		}
-		total += s.CPU
 	}
 	return total, nil
 }

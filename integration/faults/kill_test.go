@@ -34,7 +34,7 @@ type seeder struct {
 
 func seed(t *testing.T, exchange string) seeder {
 	t.Helper()
-	n, err := host.New(host.Options{Dir: t.TempDir(), Exchange: exchange,
+	n, err := host.New(host.Options{Dir: t.TempDir(), Use: []string{exchange},
 		Plugins: map[string]host.Plugin{host.Blockexc: {InProcess: true}}})
 	must(t, "start seeder", err)
 	t.Cleanup(func() { must(t, "close seeder", n.Close()) })
@@ -125,7 +125,7 @@ func TestKillHost(t *testing.T) {
 		eventually(t, "the plugin has ended", 5*time.Second, func() bool { return !alive(pid) })
 		eventually(t, "its sockets are gone", time.Until(killed.Add(5*time.Second)), func() bool { return len(sockets(t, tmp)) == 0 })
 
-		n, err := host.New(host.Options{Dir: p.dir, Exchange: host.Bitswap})
+		n, err := host.New(host.Options{Dir: p.dir, Use: []string{host.Bitswap}})
 		must(t, "open the node again", err)
 		store := &blockstore.ValidatingBlockstore{Blockstore: n.Blockstore()}
 		keys, err := store.AllKeysChan(t.Context())

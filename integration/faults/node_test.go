@@ -114,7 +114,7 @@ func (s *served) do(q request, a *answer) (err error) {
 	s.mu.Unlock()
 	switch q.Op {
 	case "start":
-		opts := host.Options{Dir: q.Dir, Exchange: q.Exch, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		opts := host.Options{Dir: q.Dir, Use: []string{q.Exch}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 			Plugins: map[string]host.Plugin{host.Blockexc: {InProcess: q.In}}}
 		if n, err = host.New(opts); err != nil {
 			return err
@@ -162,7 +162,7 @@ func (s *served) do(q request, a *answer) (err error) {
 }
 
 func (s *served) status(n *host.Node, q request, a *answer) error {
-	if p := n.Exchange().Plugin(); p != nil {
+	if p := n.Exchanges()[0].Plugin(); p != nil {
 		st := p.Status()
 		a.Pid, a.Restarts, a.State = st.Pid, st.Restarts, fmt.Sprint(st.State)
 		a.Data = p.Counters().Streams.DataOut.Load()
@@ -357,4 +357,3 @@ func must(t testing.TB, what string, err error) {
 		t.Fatalf("%s: %v", what, err)
 	}
 }
-
