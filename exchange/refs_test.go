@@ -485,11 +485,9 @@ func TestTheStoreIsAskedOnce(t *testing.T) {
 				if dont != 3 {
 					s.Errorf("%d are said not to be there, want block 8, leaf 7 of the one tree and 2 of the other", dont)
 				}
-				// One message has as many blocks as are there.
-				wantSizings, wantTrees := 1, 4
-				if refs {
-					wantSizings = 2
-				}
+				// One message has as many blocks as are there, and their sizes are
+				// known by then.
+				const wantSizings, wantTrees = 1, 4
 				gets, sizes := store.count()
 				if store.sizings != wantSizings || len(store.trees) != wantTrees || sizes != 0 {
 					s.Errorf("asked for sizes %d times and leaves %d times, and for one size %d times, want %d, %d and 0", store.sizings, len(store.trees), sizes, wantSizings, wantTrees)

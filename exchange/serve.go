@@ -45,8 +45,10 @@ func (k *link) lookUp(a engine.Lookup) engine.Looked {
 	return ev
 }
 
-// read makes a message of blocks: of references, for which only sizes are asked,
-// or of the bytes. Blocks that are gone are left out, and the engine hears of it.
+// read makes a message of blocks: of references, or of the bytes. The size of a
+// reference is what the store said when it was asked for the block; if that is no
+// longer true, the stream breaks, and the message is made of bytes. Blocks that
+// are gone are left out, and the engine hears of it.
 func (k *link) read(a engine.SendBlocks, refs bool) outgoing {
 	out := outgoing{order: a, refs: refs, sent: engine.Sent{Peer: a.Peer, Epoch: a.Epoch, Blocks: true}}
 	list := make([]wire.Address, len(a.Blocks))
@@ -54,10 +56,10 @@ func (k *link) read(a engine.SendBlocks, refs bool) outgoing {
 		list[i] = b.Address
 	}
 	found := k.locate(list)
-	if refs {
-		k.measure(list, found)
-	}
 	for i, addr := range list {
+		if found[i].Size == unasked {
+			found[i].Size = a.Blocks[i].Size
+		}
 		d := wire.Delivery{Address: addr, Cid: found[i].Cid, Proof: found[i].Proof}
 		held := found[i].Size != absent
 		switch {
