@@ -132,10 +132,12 @@ func startExchange(ctx context.Context, name string, plugins map[string]Plugin, 
 		return nil, fmt.Errorf("is not a plugin: load a Bitswap plugin under another name")
 	case name == Bitswap:
 		return startBitswap(n)
-	case name == Blockexc && p.InProcess:
-		return startBlockexc(n, p.Config)
-	case p.InProcess:
+	case p.InProcess && name != Blockexc:
 		return nil, fmt.Errorf("InProcess is set, but only %s can run in the host's process", Blockexc)
+	case p.InProcess && (p.Path != "" || p.SHA256 != ""):
+		return nil, fmt.Errorf("both InProcess and a program (%q) are set, want one of them", p.Path)
+	case p.InProcess:
+		return startBlockexc(n, p.Config)
 	case name == Blockexc || p.Path != "":
 		return startPlugin(ctx, name, p, n)
 	case configured:

@@ -202,6 +202,18 @@ func TestNewRefuses(t *testing.T) {
 		{"no directory", Options{Use: []string{Bitswap}}, "Options.Dir is empty"},
 		{"directory is a file", Options{Dir: file, Use: []string{Bitswap}}, "open blockstore"},
 		{"unknown exchange", Options{Dir: t.TempDir(), Use: []string{"carrier pigeon"}}, "start exchange carrier pigeon: unknown name, want one of bitswap, blockexc"},
+		{"Bitswap as a plugin", Options{Dir: t.TempDir(), Use: []string{Bitswap}, Plugins: map[string]Plugin{Bitswap: {}}}, "load a Bitswap plugin under another name"},
+		{"another in process", Options{Dir: t.TempDir(), Use: []string{"x"}, Plugins: map[string]Plugin{"x": {InProcess: true}}}, "only blockexc can run in the host's process"},
+		{"in process, with a path", Options{Dir: t.TempDir(), Use: []string{Blockexc}, Plugins: map[string]Plugin{Blockexc: {InProcess: true, Path: "/bin/true"}}},
+			`both InProcess and a program ("/bin/true") are set`},
+		{"in process, wrong configuration", Options{Dir: t.TempDir(), Use: []string{Blockexc}, Plugins: map[string]Plugin{Blockexc: {InProcess: true, Config: []byte(`{"speed": 11}`)}}},
+			`configuration of blockexc: json: unknown field "speed"`},
+		{"wrong configuration", Options{Dir: t.TempDir(), Use: []string{Blockexc}, Plugins: map[string]Plugin{Blockexc: {Config: []byte(`{"speed": 11}`)}}},
+			`configuration of blockexc: json: unknown field "speed"`},
+		{"no path", Options{Dir: t.TempDir(), Use: []string{"x"}, Plugins: map[string]Plugin{"x": {}}}, "the plugin has no Path"},
+		{"no sum", Options{Dir: t.TempDir(), Use: []string{"x"}, Plugins: map[string]Plugin{"x": {Path: "/bin/true"}}}, "SHA256 is missing: sha256sum /bin/true prints it"},
+		{"wrong sum", Options{Dir: t.TempDir(), Use: []string{"x"}, Plugins: map[string]Plugin{"x": {Path: file, SHA256: strings.Repeat("00", 32)}}}, "want an executable file"},
+		{"unknown beside plugins", Options{Dir: t.TempDir(), Use: []string{"y"}, Plugins: map[string]Plugin{"x": {}}}, "unknown name, want one of bitswap, blockexc, x"},
 		{"bad address", Options{Dir: t.TempDir(), Use: []string{Bitswap}, Listen: []string{"here"}}, "here"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 // same ID. Several may be under way.
 type request struct {
 	ID   int
-	Op   string // start, connect, fetch, sum, status, close
+	Op   string // start, connect, fetch, sum, status, restart, close
 	Dir  string
 	Exch string
 	In   bool // in process
@@ -155,6 +155,9 @@ func (s *served) do(q request, a *answer) (err error) {
 		return nil
 	case "status":
 		return s.status(n, q, a)
+	case "restart":
+		n.Exchanges()[0].Plugin().Restart()
+		return nil
 	case "close":
 		return n.Close()
 	}

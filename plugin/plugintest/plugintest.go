@@ -111,6 +111,8 @@ func start(t testing.TB, n int, c plugin.Config, options []libp2p.Option) []*Nod
 	if c.Log == nil {
 		c.Log = Log(t)
 	}
+	// A process with the race detector sleeps for a second before it exits.
+	c.Env = append([]string{"GORACE=" + os.Getenv("GORACE") + " atexit_sleep_ms=0"}, c.Env...)
 	nodes, failed := make([]*Node, n), make([]error, n)
 	each := func(f func(i int)) {
 		var all sync.WaitGroup

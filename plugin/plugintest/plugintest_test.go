@@ -14,6 +14,7 @@ import (
 	boxo "github.com/ipfs/boxo/exchange"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/goleak"
 
 	"github.com/codexchange/codexchange/exchange/errs"
@@ -61,6 +62,24 @@ func TestNodes(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// The suite asks an exchange what peers want of it if it can tell; one in a plugin
+// can if the exchange of the plugin does.
+func TestWhatAnExchangeCanTell(t *testing.T) {
+	get := plugin.Getter(func(context.Context, cid.Cid) ([]byte, error) { return nil, errs.NotFound })
+	for name, c := range map[string]struct {
+		new  plugin.New
+		want bool
+	}{
+		"Bitswap":  {newPlain, true},
+		"a getter": {func(context.Context, plugin.Env) (boxo.Interface, error) { return get, nil }, false},
+	} {
+		x := New(t, plugin.Config{Name: plain, Here: c.new}).Plugin.Exchange()
+		if _, got := x.(interface{ WantlistForPeer(peer.ID) []cid.Cid }); got != c.want {
+			t.Errorf("%s as a plugin, %T, lists what a peer wants: got %v, want %v", name, x, got, c.want)
+		}
 	}
 }
 
