@@ -3,7 +3,7 @@
 STATICCHECK := go tool staticcheck
 FUZZTIME ?= 1m
 
-.PHONY: help build test lint fuzz bench demo
+.PHONY: help build test lint fuzz bench demo e2e
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -27,6 +27,10 @@ fuzz: ## fuzz every decoder and the engine, FUZZTIME each (1m)
 
 bench: ## benchmarks at the seams: engine step, decode, verify, transfer
 	go test -run '^$$' -bench . -benchmem ./exchange/...
+
+e2e: ## a real Kubo, built from source, and Bitswap as a plugin fetch from each other
+	go build -C integration/kubo -o $(CURDIR)/bin/ipfs github.com/ipfs/kubo/cmd/ipfs
+	CODEXCHANGE_KUBO=$(CURDIR)/bin/ipfs go test -count=1 -run TestKubo -v ./integration/placements
 
 demo: ## move 64 MiB between two nodes, by the Codex block exchange and by Bitswap
 	go run ./cmd/host demo

@@ -382,3 +382,15 @@ func (e *Exchange) Records(p peer.ID) (has, asks []Record) {
 	})
 	return has, asks
 }
+
+// WantlistForPeer lists the CIDs of the blocks that a peer has asked of this node
+// and not been given, in no particular order; leaves are not included.
+func (e *Exchange) WantlistForPeer(p peer.ID) (list []cid.Cid) {
+	_, asks := e.Records(p)
+	for _, r := range asks {
+		if !r.Address.Leaf {
+			list = append(list, r.Address.Root)
+		}
+	}
+	return list
+}

@@ -7,6 +7,7 @@ import (
 
 	boxo "github.com/ipfs/boxo/exchange"
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/codexchange/codexchange/adapter/blocks"
 	"github.com/codexchange/codexchange/adapter/routing"
@@ -80,6 +81,25 @@ func (x inspected) Inspect() (remote.Stat, error) {
 			"sends_failed":       s.SendsFailed,
 		},
 	}, nil
+}
+
+func (x inspected) PeerLedger(p peer.ID) (remote.Ledger, bool) {
+	l, ok := x.Ledger(p)
+	return remote.Ledger{
+		BlocksReceived: l.BlocksReceived, BytesReceived: l.BytesReceived,
+		BlocksSent: l.BlocksSent, BytesSent: l.BytesSent,
+		More: map[string]float64{
+			"duplicates":  float64(l.Duplicates),
+			"unrequested": float64(l.Unrequested),
+			"bad":         float64(l.Bad),
+			"asked":       float64(l.Asked),
+			"timed_out":   float64(l.TimedOut),
+			"outstanding": float64(l.Outstanding),
+			"window":      float64(l.Window),
+			"rate":        l.Rate,
+			"latency_ms":  l.Latency.Seconds() * 1e3,
+		},
+	}, ok
 }
 
 // lentBlocks is what a plugin is lent of the store: what the exchange in this
