@@ -21,8 +21,8 @@ import (
 
 const (
 	kills  = 20
-	chunk  = 16 << 10
-	leaves = 400
+	chunk  = 64 << 10
+	leaves = 640 // more than what a node holds before it is written
 )
 
 // A seeder is a node in this process that has one file.
@@ -86,8 +86,11 @@ func TestKillPlugin(t *testing.T) {
 		if got := p.do(request{Op: "sum", Root: s.root.String()}).Sum; got != s.sum {
 			t.Errorf("kill %d at %.2f: SHA-256 is %s, want %s", i, share, got, s.sum)
 		}
-		eventually(t, "the plugin is back", 10*time.Second, func() bool { return p.status().State == "running" })
-		after := p.status()
+		var after answer
+		eventually(t, "the plugin is back", 10*time.Second, func() bool {
+			after = p.status()
+			return after.State == "running" && after.Restarts > 0
+		})
 		if after.Restarts != 1 || after.Pid == before.Pid || after.Conns != before.Conns {
 			t.Errorf("kill %d at %.2f: %d restarts, pid %d after %d, %d connections; want 1 restart, another pid, %d connections",
 				i, share, after.Restarts, after.Pid, before.Pid, after.Conns, before.Conns)
