@@ -55,7 +55,8 @@ type Env struct {
 }
 
 // New makes the exchange of a plugin. The context ends when the exchange has to
-// end. The exchange is closed when the host is done with it.
+// end, also while it is being made. The exchange is closed when the host is done
+// with it.
 //
 // Beside exchange.Interface it may have the methods of exchange.SessionExchange
 // and dataset.LeafExchange, and these, which let the host show what it does:
@@ -118,7 +119,9 @@ func open(ctx context.Context, req *pb.StartRequest, new New, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
+	// The exchange lives longer than this call, but its making ends with it.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	made := context.AfterFunc(ctx, end)
 	defer func() {
 		if err != nil {
 			end()
@@ -134,12 +137,20 @@ func open(ctx context.Context, req *pb.StartRequest, new New, log *slog.Logger) 
 		Host: node.Host(), Blockstore: node.Blockstore(), Leaves: node.Leaves(), Router: node.Router(),
 		Log: log, level: slog.Level(req.LogLevel),
 	}
+	const op = "make exchange"
 	x, err := new(life, env)
-	if err != nil {
-		return nil, errs.E(errs.Invalid, errs.Plugin, "make exchange", req.Name, err)
+	switch {
+	case !made():
+		if err == nil {
+			_ = x.Close()
+		}
+		return nil, errs.E(errs.Closed, errs.Caller, op, req.Name, context.Cause(ctx))
+	case err != nil:
+		return nil, errs.E(errs.Invalid, errs.Plugin, op, req.Name, err)
 	}
 	return &remote.Instance{
 		Exchange: x, Results: results, Read: env.Blockstore.Get,
+		Inbound: node.Inbound() != nil, Outbound: node.Outbound(),
 		Close: func() error {
 			end()
 			return node.Close()

@@ -42,6 +42,17 @@
 // old process are reset, those that peers open wait for the next, and requests
 // wait too. When the host ends, in whatever way, so does the plugin.
 //
+// # Goroutines
+//
+// Those of a [Plugin] are in the packages that it is made of, and Close waits for
+// them. Here are
+//
+//	here     two for each start of a plugin that runs in this process, see
+//	         [Config.Here]: its gRPC server, which Kill waits for, and one that
+//	         notices the end of its exchange and ends with it
+//	Getter   one for each GetBlocks, and up to 16 that fetch; they end before its
+//	         channel closes
+//
 // # Versions of the handshake
 //
 //	1  pb as of this package; records and greeting of channel version 1

@@ -62,6 +62,10 @@ type Config struct {
 	// is this program itself, whose word is as good.
 	Unverified bool
 
+	// NoMemory says to share no memory with the plugin. By default large pieces of
+	// data cross by memory wherever the system has what it needs.
+	NoMemory bool
+
 	// Policy is when a plugin counts as hung, how soon it is started again, and
 	// when it is given up. Useful when zero.
 	Policy Policy
@@ -118,7 +122,7 @@ func Load(ctx context.Context, cfg Config) (_ *Plugin, err error) {
 	}
 	p.log = p.log.With("plugin", cfg.Name)
 	p.lender, err = lend.New(lend.Options{
-		Name: cfg.Name, Host: cfg.Host, Blocks: cfg.Blocks, Leaves: cfg.Leaves, Router: cfg.Router, Log: p.log,
+		Name: cfg.Name, Host: cfg.Host, Blocks: cfg.Blocks, Leaves: cfg.Leaves, Router: cfg.Router, NoMemory: cfg.NoMemory, Log: p.log,
 	})
 	if err != nil {
 		return nil, err
@@ -178,6 +182,9 @@ func (c *Config) check() error {
 	if len(c.Config) > 0 && !json.Valid(c.Config) {
 		wrong("Config is no JSON")
 	}
+	if err := c.Policy.Check(); err != nil {
+		bad = append(bad, err)
+	}
 	if c.Host == nil {
 		wrong("Host is nil")
 	}
@@ -236,8 +243,8 @@ func (p *Plugin) serve(ctx context.Context, dir string, proc supervise.Process, 
 	}
 	p.log.Info("plugin is ready", "version", caps.Version)
 	up()
-	err = p.client.Run(ctx, x, caps, results)
-	if errors.Is(err, remote.ErrStopped) {
+	err = p.client.Run(ctx, x, caps, results, lease.Outbound())
+	if errors.Is(err, remote.ErrStopped) || errors.Is(err, errs.Closed) { // Closed: stopped before it has run
 		// Its exchange takes back its handlers, and resets its streams, before the
 		// process ends; for that it needs what it was lent.
 		select {

@@ -20,8 +20,14 @@ import (
 	"github.com/codexchange/codexchange/host"
 )
 
+// asCommand in the environment makes this test program the command itself.
+const asCommand = "HOST_TEST_COMMAND"
+
 func TestMain(m *testing.M) {
 	host.Main()
+	if os.Getenv(asCommand) != "" {
+		main()
+	}
 	goleak.VerifyTestMain(m)
 }
 

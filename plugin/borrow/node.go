@@ -19,6 +19,7 @@ import (
 
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/plugin/channel"
+	"github.com/codexchange/codexchange/plugin/memory"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -49,6 +50,8 @@ type Node struct {
 	results uint64
 	leaves  *Leaves // nil if none are lent
 	router  *router // nil if none is lent
+
+	shared struct{ inbound, outbound *memory.Memory } // nil if none is shared; closed by Close
 
 	ctx      context.Context // ends just before done is closed
 	cancel   context.CancelFunc
@@ -88,8 +91,10 @@ func Open(ctx context.Context, req *pb.StartRequest, o Options) (*Node, error) {
 	if err != nil {
 		return nil, errs.E(errs.Malformed, errs.Ours, op, "", err)
 	}
+	n.share(req)
 	if err := n.connect(ctx, req.GetCallback()); err != nil {
 		n.cancel()
+		n.unshare()
 		n.book.Close()
 		return nil, err
 	}
@@ -239,6 +244,7 @@ func (n *Node) Close() error {
 	for _, s := range open {
 		<-s.ch.Done()
 	}
+	n.unshare()
 	n.book.Close()
 	return nil
 }

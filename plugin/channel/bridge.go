@@ -148,7 +148,7 @@ func (b *bridge) put(ctx context.Context, rec Record) bool {
 
 // in carries what the stream's other side sends.
 func (b *bridge) in() {
-	var buf buffer
+	buf := buffer{slots: b.c}
 	defer buf.release()
 	n := 0
 	for {
@@ -156,7 +156,7 @@ func (b *bridge) in() {
 		var err error
 		n, err = b.s.Read(p)
 		if n > 0 {
-			if _, werr := b.c.Write(p[:n]); werr != nil {
+			if werr := b.pass(&buf, p[:n]); werr != nil {
 				err = werr
 			}
 		}
@@ -173,6 +173,24 @@ func (b *bridge) in() {
 		}
 		return
 	}
+}
+
+// pass sends what was read into the buffer, in shared memory if it is worth it and
+// there is a slot.
+func (b *bridge) pass(buf *buffer, p []byte) error {
+	if len(p) >= minRegion {
+		at := buf.take()
+		if at == nil {
+			if at = b.c.slot(false); at != nil {
+				copy(at.bytes(), p)
+			}
+		}
+		if at != nil {
+			return b.c.writeSlot(at, len(p))
+		}
+	}
+	_, err := b.c.Write(p)
+	return err
 }
 
 // unwanted reports whether the Conn's other side reads no more, which is no
@@ -214,31 +232,48 @@ func (f *filler) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// buffer is small while a stream is quiet, so that many of them cost little.
+// buffer is small while a stream is quiet, so that many of them cost little. When
+// it is not, it is a slot of slots, if there is one.
 type buffer struct {
+	slots *Conn // nil: no slots
 	small [4 << 10]byte
-	big   *[64 << 10]byte
+	big   *[slotSize]byte
+	at    *slot
 }
 
-var bigs = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+var bigs = sync.Pool{New: func() any { return new([slotSize]byte) }}
 
 // after gives room for the next read, the last having read n bytes.
 func (b *buffer) after(n int) []byte {
-	switch {
-	case b.big == nil && n == len(b.small):
-		b.big = bigs.Get().(*[64 << 10]byte)
-	case n < len(b.small):
+	if n < len(b.small) {
 		b.release()
+		return b.small[:]
 	}
-	if b.big != nil {
-		return b.big[:]
+	if b.at == nil && b.slots != nil {
+		b.at = b.slots.slot(true)
 	}
-	return b.small[:]
+	if b.at != nil {
+		return b.at.bytes()
+	}
+	if b.big == nil {
+		b.big = bigs.Get().(*[slotSize]byte)
+	}
+	return b.big[:]
+}
+
+// take takes the slot that was read into away from the buffer, nil if there is none.
+func (b *buffer) take() *slot {
+	at := b.at
+	b.at = nil
+	return at
 }
 
 func (b *buffer) release() {
 	if b.big != nil {
 		bigs.Put(b.big)
 		b.big = nil
+	}
+	if at := b.take(); at != nil {
+		at.give()
 	}
 }

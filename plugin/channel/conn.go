@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/plugin/memory"
 )
 
 const (
@@ -27,6 +28,8 @@ const (
 type Counters struct {
 	DataIn    atomic.Uint64 // bytes received in data records
 	DataOut   atomic.Uint64 // bytes sent in data records
+	MemoryIn  atomic.Uint64 // bytes received in shared memory
+	MemoryOut atomic.Uint64 // bytes sent in shared memory
 	BlocksIn  atomic.Uint64 // block records received
 	BlocksOut atomic.Uint64 // block records sent
 	Filled    atomic.Uint64 // bytes that Bridge wrote in place of block records
@@ -48,6 +51,8 @@ type Conn struct {
 	allowed  int // what the other side holds for us
 	counters *Counters
 	stall    time.Duration
+	slots    *slots         // the host's, nil if there is no memory
+	inbound  *memory.Memory // the plugin's, nil if there is none
 
 	done    chan struct{} // closed when run returns
 	failed  chan struct{} // closed when err is set
@@ -82,6 +87,7 @@ type Conn struct {
 	granted    int      // what the other side may still send, bytes of credit
 	unpaid     int      // cost of the reference that Next returned last
 	owed       int      // credit to be given back, not yet in a record
+	regions    int      // slots of the host that owed is for, among others
 	readBy     deadline // of Next
 
 	// Sending. Who sets busy may write to the socket without the lock, and
@@ -94,6 +100,9 @@ type Conn struct {
 	writeClosed bool      // CloseWrite was called
 	stop        bool      // stopped is closed
 	credit      int       // what we may still send
+	spent       uint64    // credit used so far
+	returned    uint64    // of spent, what the other side has given back
+	lent        []*slot   // that the other side may read, in the order of their records
 	writeBy     deadline  // of Write
 	sockBy      time.Time // the socket's write deadline
 	todo        todo
@@ -136,12 +145,15 @@ type settings struct {
 	allowed  int
 	counters *Counters
 	stall    time.Duration // 0 means StallTimeout
+	slots    *slots
+	inbound  *memory.Memory
 }
 
 // newConn makes a Conn of a socket. The caller sees to it that run is called.
 func newConn(sock net.Conn, s settings) *Conn {
 	c := &Conn{
 		sock: sock, id: s.id, host: s.host, caps: s.caps, window: s.window, allowed: s.allowed, counters: s.counters, stall: s.stall,
+		slots: s.slots, inbound: s.inbound,
 		granted: s.window, credit: s.allowed,
 		done: make(chan struct{}), failed: make(chan struct{}), stopped: make(chan struct{}),
 	}
@@ -190,8 +202,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 }
 
 // Next reads what comes next in the stream: bytes, into p, which must not be
-// empty, or a reference to a block or to a range of the shared region. Errors
-// are those of Read. A reference is paid for with the next call, so it should be
+// empty, or a reference to a block, or to a range of shared memory that the
+// options do not have. Errors are those of Read. A reference is paid for with the next call, so it should be
 // done with by then.
 func (c *Conn) Next(p []byte) (Record, error) {
 	if len(p) == 0 {
@@ -218,6 +230,9 @@ func (c *Conn) next(p []byte, refs bool) (Record, error) {
 		case c.readBy.passed:
 			return Record{}, os.ErrDeadlineExceeded
 		case !c.queue.empty():
+			if r := c.queue.region(); r != nil && c.inbound != nil {
+				return c.readRegion(r, p)
+			}
 			if !refs && c.queue.refNext() {
 				return Record{}, errs.Errorf(errs.Invalid, errs.Caller, "read "+c.name(), "a reference comes next, which only Next reads")
 			}
@@ -259,7 +274,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		}
 		n := min(len(p), c.credit, MaxData)
 		c.head = appendHeader(c.head[:0], KindData, n)
-		sent, err := c.sendPaid(p[:n], n)
+		sent, err := c.sendPaid(p[:n], n, nil)
 		if err != nil {
 			return total, err
 		}
@@ -280,7 +295,7 @@ func (c *Conn) WriteBlock(block cid.Cid, size int) error {
 	if c.host {
 		return errs.Errorf(errs.Invalid, errs.Caller, "write to "+c.name(), "block records go to the host only")
 	}
-	err := c.writeRef(Record{Kind: KindBlock, Cid: block, Size: size})
+	err := c.writeRef(Record{Kind: KindBlock, Cid: block, Size: size}, nil)
 	if err == nil {
 		c.counters.BlocksOut.Add(1)
 	}
@@ -297,10 +312,11 @@ func (c *Conn) WriteRegion(offset uint64, size int) error {
 	case c.caps&CapRegions == 0:
 		return errs.Errorf(errs.Invalid, errs.Caller, "write to "+c.name(), "region records were not agreed on")
 	}
-	return c.writeRef(Record{Kind: KindRegion, Offset: offset, Size: size})
+	return c.writeRef(Record{Kind: KindRegion, Offset: offset, Size: size}, nil)
 }
 
-func (c *Conn) writeRef(r Record) error {
+// writeRef sends a reference, and lends p if that is not nil.
+func (c *Conn) writeRef(r Record, p *slot) error {
 	body, err := r.Append(nil)
 	if err != nil {
 		return err
@@ -308,12 +324,19 @@ func (c *Conn) writeRef(r Record) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		if err := c.awaitCredit(RefCost); err != nil {
-			return err
+		err := c.awaitCredit(RefCost)
+		sent := false
+		if err == nil {
+			c.head = append(c.head[:0], body[:headerSize]...)
+			sent, err = c.sendPaid(body[headerSize:], RefCost, p)
 		}
-		c.head = append(c.head[:0], body[:headerSize]...)
-		sent, err := c.sendPaid(body[headerSize:], RefCost)
-		if sent || err != nil {
+		if sent {
+			return nil
+		}
+		if err != nil {
+			if p != nil {
+				c.unlend(p)
+			}
 			return err
 		}
 	}

@@ -71,7 +71,7 @@ func dial(ctx context.Context, path string, token Token, stream uint64, o Option
 		return nil, err
 	}
 	return newConn(sock, settings{
-		id: stream, caps: a.caps & o.Caps, window: o.Window, allowed: int(a.window), counters: o.Counters, stall: o.stall,
+		id: stream, caps: a.caps & o.Caps, window: o.Window, allowed: int(a.window), counters: o.Counters, stall: o.stall, inbound: o.Inbound,
 	}), nil
 }
 

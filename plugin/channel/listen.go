@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/plugin/memory"
 )
 
 const (
@@ -32,6 +33,11 @@ type Options struct {
 	Window int
 	// Caps are abilities to offer, see there.
 	Caps Caps
+	// Inbound is memory in which the host, who listens, puts bytes of streams for the
+	// plugin, who dials; nil if there is none. Having it on both sides is a matter
+	// of CapRegions, which fill sets. It remains the caller's, who closes it after
+	// the Listener, or the Conns.
+	Inbound *memory.Memory
 	// Counters count what crosses; nil means that each Conn has its own.
 	Counters *Counters
 	// Log is told of connections that were refused; nil means slog.Default().
@@ -49,6 +55,9 @@ func (o Options) fill() (Options, error) {
 	}
 	if err := checkWindow(int64(o.Window)); err != nil {
 		return o, errs.E(errs.Invalid, errs.Caller, "channel options", "", err)
+	}
+	if o.Inbound != nil {
+		o.Caps |= CapRegions
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -69,6 +78,7 @@ type Listener struct {
 	path  string
 	token Token
 	opts  Options
+	slots *slots // nil if there is no memory
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -113,6 +123,9 @@ func Listen(dir string, o Options) (*Listener, error) {
 		sock: sock, path: path, token: token, opts: o,
 		places:   make(chan struct{}, MaxHandshakes),
 		expected: make(map[uint64]*Expected), conns: make(map[*Conn]struct{}),
+	}
+	if o.Inbound != nil {
+		l.slots = newSlots(o.Inbound)
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.wg.Go(l.accept)
@@ -233,8 +246,11 @@ func (l *Listener) Close() error {
 		open = append(open, c)
 	}
 	l.mu.Unlock()
+	if l.slots != nil {
+		l.slots.end()
+	}
 	for _, c := range open {
-		c.ResetWithCode(CodeShutdown)
+		c.abandon(CodeShutdown)
 	}
 	l.wg.Wait()
 	return nil
@@ -345,10 +361,14 @@ func (l *Listener) greet(sock *net.UnixConn) (*Conn, error) {
 		e.err = errs.E(errs.Crashed, errs.Plugin, "greet", fmt.Sprintf("stream %d", h.stream), err)
 		return nil, e.err
 	}
-	e.conn = newConn(sock, settings{
+	s := settings{
 		id: h.stream, host: true, caps: caps, window: l.opts.Window, allowed: int(h.window),
 		counters: e.counters, stall: l.opts.stall,
-	})
+	}
+	if caps&CapRegions != 0 {
+		s.slots = l.slots
+	}
+	e.conn = newConn(sock, s)
 	l.conns[e.conn] = struct{}{}
 	return e.conn, nil
 }

@@ -79,6 +79,21 @@ func (q *queue) push(it item) {
 // refNext reports whether a reference comes next. The queue is not empty.
 func (q *queue) refNext() bool { return q.items[q.head].ref != nil }
 
+// region is the range of shared memory that comes next, nil if that is something
+// else. Whoever has read a part of it moves its beginning; skip takes it away.
+func (q *queue) region() *Record {
+	if r := q.items[q.head].ref; r != nil && r.Kind == KindRegion {
+		return r
+	}
+	return nil
+}
+
+// skip takes the next reference away.
+func (q *queue) skip() {
+	q.items[q.head].ref = nil
+	q.head++
+}
+
 // next takes the next reference, or copies bytes up to the next one into p. The
 // queue is not empty.
 func (q *queue) next(p []byte) (ref *Record, n int) {

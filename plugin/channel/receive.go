@@ -77,10 +77,43 @@ func (c *Conn) leave() {
 				defer c.mu.Unlock()
 				c.armed = false
 				c.wantRun()
+				c.payRegions()
 			})
 		} else {
 			c.absent.Reset(absence)
 		}
+	}
+}
+
+// readRegion reads bytes that the host has put into shared memory: as much of one
+// record as p takes. Lock held.
+func (c *Conn) readRegion(r *Record, p []byte) (Record, error) {
+	p = p[:min(len(p), r.Size)]
+	if !c.inbound.CopyOut(p, int(r.Offset)) {
+		return Record{}, errs.E(errs.Closed, errs.Caller, "read", c.name(), errors.New("the shared memory is closed"))
+	}
+	r.Offset += uint64(len(p))
+	r.Size -= len(p)
+	if r.Size == 0 {
+		c.queue.skip()
+		c.regions++
+		c.pay(RefCost)
+		if c.regions >= regionsOwed || c.eof && c.queue.empty() {
+			c.payRegions()
+		}
+	}
+	return Record{Kind: KindData, Data: p}, nil
+}
+
+// regionsOwed is how many slots that were read are given back together, if that
+// many are read within the time of absence.
+const regionsOwed = 4
+
+// payRegions gives credit back if slots of the host go with it, also when the host
+// sends no more. Lock held.
+func (c *Conn) payRegions() {
+	if c.regions > 0 && c.err == nil {
+		c.payAll()
 	}
 }
 
@@ -128,6 +161,7 @@ func (c *Conn) finish(err error) {
 		return
 	}
 	c.ended = true
+	c.reclaim()
 	var broke *errs.Error
 	switch {
 	case c.closed || c.err != nil: // nobody asks any more
@@ -150,9 +184,13 @@ func (c *Conn) finish(err error) {
 // window, so that a record carries more than itself. Lock held.
 func (c *Conn) pay(n int) {
 	c.owed += n
-	if c.owed < c.window/2 || c.eof || c.err != nil {
-		return
+	if c.owed >= c.window/2 && !c.eof && c.err == nil {
+		c.payAll()
 	}
+}
+
+func (c *Conn) payAll() {
+	c.regions = 0
 	c.granted += c.owed
 	c.todo.credit += c.owed
 	c.owed = 0
@@ -250,6 +288,10 @@ var errOver = errors.New("stream is over")
 // receive handles a record that is neither data nor skipped. Lock held.
 func (c *Conn) receive(r Record) error {
 	if c.err != nil {
+		// What the other side has yet to say of slots is that its stream is over.
+		if len(c.lent) > 0 {
+			return nil
+		}
 		return errOver
 	}
 	switch r.Kind {
@@ -261,12 +303,16 @@ func (c *Conn) receive(r Record) error {
 			return malformed("region: goes to the plugin only")
 		case r.Kind == KindRegion && c.caps&CapRegions == 0:
 			return malformed("region: was not agreed on in the greeting")
+		case r.Kind == KindRegion && c.inbound != nil && !c.inbound.Contains(r.Offset, r.Size):
+			return malformed("region: range is %d bytes at %d, and the memory has %d", r.Size, r.Offset, c.inbound.Size())
 		}
 		if err := c.charge(r.Kind, RefCost); err != nil {
 			return err
 		}
 		if r.Kind == KindBlock {
 			c.counters.BlocksIn.Add(1)
+		} else {
+			c.counters.MemoryIn.Add(uint64(r.Size))
 		}
 		if !c.readClosed {
 			c.queue.put(r)
@@ -279,8 +325,10 @@ func (c *Conn) receive(r Record) error {
 		c.eof = true
 		c.readable.Broadcast()
 	case KindCloseRead:
+		c.reclaim()
 		c.stopWriting()
 	case KindReset:
+		c.reclaim()
 		c.fail(&ResetError{Code: r.Code, Remote: true}, false)
 		return errOver
 	case KindCredit:
@@ -289,6 +337,7 @@ func (c *Conn) receive(r Record) error {
 		}
 		c.credit += r.Size
 		c.writable.Broadcast()
+		c.repaid(r.Size)
 	}
 	return nil
 }

@@ -31,11 +31,16 @@ func (c *Conn) awaitCredit(cost int) error {
 	}
 }
 
-// sendPaid sends head and body, which cost that much credit. It reports false
+// sendPaid sends head and body, which cost that much credit, and lends p if that
+// is not nil. It reports false
 // without an error if the caller should try again, which tells what became of
 // the stream. Lock held, not while it writes; not busy.
-func (c *Conn) sendPaid(body []byte, cost int) (bool, error) {
+func (c *Conn) sendPaid(body []byte, cost int, p *slot) (bool, error) {
 	c.credit -= cost
+	c.spent += uint64(cost)
+	if p != nil {
+		c.lend(p)
+	}
 	n, err := c.send(body)
 	switch late := isTimeout(err) && c.writeBy.over(); {
 	case err == nil:
@@ -48,6 +53,7 @@ func (c *Conn) sendPaid(body []byte, cost int) (bool, error) {
 	case late && n == 0:
 		// Nothing has left; the stream is as before.
 		c.credit += cost
+		c.spent -= uint64(cost)
 		c.flush()
 		return false, os.ErrDeadlineExceeded
 	case late:
@@ -126,9 +132,18 @@ func (c *Conn) flush() {
 	}
 }
 
-// closeSock closes the socket, which ends run. Lock held.
+// closeSock closes the socket, which ends run. While slots are lent it waits until
+// the other side has read them, or ends its side of the socket: if the stream was
+// reset, as soon as it learns that. Lock held.
 func (c *Conn) closeSock() {
 	if c.sockClosed {
+		return
+	}
+	if len(c.lent) > 0 && !c.ended {
+		if w, ok := c.sock.(interface{ CloseWrite() error }); ok && c.broken && c.err != nil {
+			w.CloseWrite() // the reset has not come through
+		}
+		c.wantRun()
 		return
 	}
 	c.sockClosed, c.broken = true, true

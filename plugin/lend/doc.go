@@ -54,6 +54,8 @@
 //	                Lender.Close waits for it
 //	Lease.serve     one per Lease: waits for the plugin's first byte channel, then runs the
 //	                gRPC server on it; Lease.Close waits for it
+//	Lease.watch     one per Lease, while that server runs: waits for the end of the byte
+//	                channel; Lease.Close waits for it
 //	Lender.accept   one per stream of a peer, started by the host; waits for a lease, then
 //	                is Lease.join; Lender.Close waits for it
 //	Lease.join      one per stream that the plugin opened; waits for its byte channel, then

@@ -49,10 +49,11 @@ type Lease struct {
 	channels *channel.Listener
 	server   *grpc.Server
 	results  *channel.Expected
+	shared   shared
 	next     atomic.Uint64 // the number of the latest byte channel
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	serving  sync.WaitGroup // serve
+	serving  sync.WaitGroup // serve and watch
 	values   *values
 	once     sync.Once
 
@@ -70,11 +71,13 @@ type Lease struct {
 // never comes, the lease waits for it until it is closed.
 func (l *Lender) Open(dir string) (*Lease, error) {
 	const op = "open lease for plugin"
+	memory := l.share()
 	channels, err := channel.Listen(dir, channel.Options{Counters: &l.counters.Streams, Log: l.opts.Log})
 	if err != nil {
+		memory.close()
 		return nil, err
 	}
-	le := &Lease{l: l, channels: channels, idle: make(chan struct{})}
+	le := &Lease{l: l, channels: channels, shared: memory, idle: make(chan struct{})}
 	le.values = newValues(l)
 	le.next.Store(resultsStream)
 	le.ctx, le.cancel = context.WithCancelCause(context.Background())
@@ -88,6 +91,7 @@ func (l *Lender) Open(dir string) (*Lease, error) {
 	}
 	if err != nil { // cannot be: they are new
 		channels.Close()
+		memory.close()
 		return nil, err
 	}
 
@@ -105,6 +109,7 @@ func (l *Lender) Open(dir string) (*Lease, error) {
 	if err != nil {
 		le.cancel(err)
 		channels.Close()
+		memory.close()
 		return nil, err
 	}
 	return le, nil
@@ -123,6 +128,7 @@ func (le *Lease) Fill(r *pb.StartRequest) {
 	r.Socket, r.Token = le.channels.Path(), token[:]
 	r.Callback, r.Results = callbackStream, resultsStream
 	r.Leaves, r.Routing = le.l.opts.Leaves != nil, le.l.opts.Router != nil
+	le.shared.fill(r)
 }
 
 // Results waits until the plugin has dialled the byte channel of results, until
@@ -161,6 +167,7 @@ func (le *Lease) close() {
 	le.channels.Close()
 	le.server.Stop()
 	le.serving.Wait()
+	le.shared.close()
 	le.values.undo()
 
 	late := time.NewTimer(l.opts.closeWait)
@@ -184,9 +191,26 @@ func (le *Lease) serve(callback *channel.Expected) {
 	if err != nil {
 		return // the lease has ended
 	}
+	le.serving.Go(func() { le.watch(c) })
 	err = le.server.Serve(newOne(c, le.channels.Path()))
 	if err != nil && le.ctx.Err() == nil {
 		le.l.opts.Log.Debug("calls of the plugin have ended", "plugin", le.l.opts.Name, "err", err)
+	}
+}
+
+// watch cuts the plugin off when its calls have ended and the lease has not. It
+// cannot get a second connection, so it does nothing any more, and still its process
+// may answer that it is well. Who reads its results learns it so. A plugin that
+// ends in good order has the time to do it.
+func (le *Lease) watch(callback *channel.Conn) {
+	<-callback.Done()
+	late := time.NewTimer(le.l.opts.closeWait)
+	defer late.Stop()
+	select {
+	case <-le.ctx.Done():
+	case <-late.C:
+		le.l.opts.Log.Warn("a plugin can call its host no more, and is cut off", "plugin", le.l.opts.Name)
+		le.channels.Close()
 	}
 }
 
@@ -225,7 +249,7 @@ func (le *Lease) endLocked() {
 func (le *Lease) admit() error {
 	le.l.mu.Lock()
 	defer le.l.mu.Unlock()
-	if limit := le.l.opts.Streams; le.streams >= limit {
+	if limit := le.l.opts.Streams; le.streams >= limit && !le.closed {
 		le.l.refused.Add(1)
 		return errs.Errorf(errs.TooLarge, errs.Plugin, "open stream", "%d streams are open, want at most %d", le.streams, limit)
 	}

@@ -73,9 +73,12 @@ type Options struct {
 	// find what no event tells, as the latency. Default 30 s; negative switches
 	// it off.
 	Reconcile time.Duration
+	// NoMemory says to share no memory with the plugin, so that everything crosses
+	// by sockets.
+	NoMemory bool
 
 	dialWait  time.Duration // 0 means DialWait
-	closeWait time.Duration // 0 means 2 s, see Lease.Close
+	closeWait time.Duration // 0 means 2 s, see Lease.Close and Lease.watch
 }
 
 const (

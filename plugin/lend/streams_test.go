@@ -431,6 +431,24 @@ func TestUnhandledBeforeTheEnd(t *testing.T) {
 	}
 }
 
+// A plugin whose calls have ended, while its process lives on, is not left to
+// fetch and serve nothing for ever: its results end too, so that its owner notices.
+func TestCallsEnd(t *testing.T) {
+	l := newLender(t, newHost(t), Options{closeWait: 50 * time.Millisecond})
+	p, _ := newPeerPlugin(t, l)
+	p.dial(p.start.Results)
+	results, err := p.lease.Results(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cc.Close()
+	results.SetReadDeadline(time.Now().Add(patience))
+	var reset *channel.ResetError
+	if _, err := results.Read(make([]byte, 1)); !errors.As(err, &reset) || reset.Code != channel.CodeShutdown {
+		t.Errorf("results: %v, want a reset with code %#x", err, channel.CodeShutdown)
+	}
+}
+
 // A stream that the plugin is told of and does not dial is reset.
 func TestNotDialled(t *testing.T) {
 	node, far := newHost(t), newHost(t)

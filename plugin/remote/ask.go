@@ -18,9 +18,9 @@ import (
 const (
 	// askTimeout is how long a want list is waited for.
 	askTimeout = 2 * time.Second
-	// maxWants is how long a want list is shown; what the plugin says beyond that is
-	// not read.
-	maxWants = 1 << 18
+	// maxListed is how many wants of the plugin are listed, and how many pending
+	// leaves. What the plugin says beyond that is not read.
+	maxListed = 65_536
 )
 
 // A Stat is what an exchange has counted, and what stands now.
@@ -133,8 +133,9 @@ func (c *Client) Ledger(ctx context.Context, p peer.ID) (Ledger, bool, error) {
 	return ledgerOf(m), true, nil
 }
 
-// Wantlist is what the exchange asks for, in no particular order. The plugin has
-// 2 s to say it; otherwise, and with none running, it is what is pending here.
+// Wantlist is what the exchange asks for, in no particular order, the first 65,536
+// of it. The plugin has 2 s to say it; otherwise, and with none running, it is what
+// is pending here.
 func (c *Client) Wantlist() []wire.Address {
 	x, err := c.running("get want list", (*pb.StartReply).GetWantlist)
 	if err == nil {
@@ -182,7 +183,7 @@ func (c *Client) wantlist(x pb.ExchangeClient, p peer.ID) (list []wire.Address, 
 			break
 		}
 		for _, w := range m.Wants {
-			if len(list) == maxWants {
+			if len(list) == maxListed {
 				return list, nil
 			}
 			if root, err := parseCID(w.GetCid()); err == nil {
@@ -195,9 +196,6 @@ func (c *Client) wantlist(x pb.ExchangeClient, p peer.ID) (list []wire.Address, 
 	}
 	return list, nil
 }
-
-// maxListed is how many pending leaves are listed.
-const maxListed = 65_536
 
 // pendingWants is what the pending requests miss, each address once. Of
 // leaves no more than maxListed are listed.

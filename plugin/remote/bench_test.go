@@ -5,11 +5,12 @@ import (
 	"testing"
 
 	"github.com/codexchange/codexchange/exchange/exchangetest"
+	"github.com/codexchange/codexchange/plugin/memory"
 )
 
 // BenchmarkGetBlocks is what the boundary costs: a thousand blocks of an exchange
-// that has them at hand, got through Client and Server over a unix socket, and,
-// to compare, without them.
+// that has them at hand, got through Client and Server over a unix socket, inline
+// or in memory, and, to compare, without them.
 func BenchmarkGetBlocks(b *testing.B) {
 	for _, size := range []int{1 << 10, 64 << 10, 1 << 20} {
 		n := min(1000, 256<<20/size)
@@ -17,9 +18,11 @@ func BenchmarkGetBlocks(b *testing.B) {
 		m := exchangetest.NewMesh(2)
 		m.Blocks(0).PutMany(b.Context(), list)
 		m.Connect(0, 1)
-		c := newClient(b, ClientOptions{})
+		c, inMemory := newClient(b, ClientOptions{}), newClient(b, ClientOptions{})
 		serve(b, c, m.Exchange(1), nil)
-		for name, x := range map[string]exchange{"remote": c, "direct": nil} {
+		ours, its := shared(b, memory.Outbound)
+		serveShared(b, inMemory, m.Exchange(1), nil, ours, its)
+		for name, x := range map[string]exchange{"inline": c, "memory": inMemory, "direct": nil} {
 			b.Run(fmt.Sprintf("%s/%d", name, size), func(b *testing.B) {
 				b.SetBytes(int64(n * size))
 				b.ReportAllocs()

@@ -32,7 +32,9 @@ const (
 type result struct {
 	request uint64
 	kind    resultKind
-	size    int // of the payload, bytes
+	size    int  // of the payload, bytes
+	memory  bool // the payload is in shared memory, at offset
+	offset  uint64
 	cid     cid.Cid
 
 	root  cid.Cid // of a leaf only
@@ -58,7 +60,8 @@ func cost(payload int) int { return payload + ResultCost }
 // payload, before the next call. It is used by one goroutine.
 type frameReader struct {
 	r     *bufio.Reader
-	count int // frames begun
+	ring  *ringReader // nil if no memory is shared
+	count int         // frames begun
 	head  []byte
 }
 
@@ -105,6 +108,7 @@ func parseResult(m *pb.Result) (res result, err error) {
 			return res, fmt.Errorf("payload is %d bytes, want at most %d", what.Block.GetSize(), MaxBlock)
 		}
 		res.kind, res.size = blockResult, int(what.Block.GetSize())
+		res.memory, res.offset = what.Block.GetInMemory(), what.Block.GetOffset()
 		return res, res.parseBlock(what.Block)
 	case *pb.Result_Held:
 		res.kind = heldResult
@@ -141,19 +145,37 @@ func parseCID(b []byte) (cid.Cid, error) {
 }
 
 // payload reads the payload of the frame into memory of its own.
-func (f *frameReader) payload(size int) ([]byte, error) {
-	data := make([]byte, size)
-	if _, err := io.ReadFull(f.r, data); err != nil {
-		return nil, cut(err)
+func (f *frameReader) payload(res result) ([]byte, error) {
+	if !res.memory {
+		data := make([]byte, res.size)
+		if _, err := io.ReadFull(f.r, data); err != nil {
+			return nil, cut(err)
+		}
+		return data, nil
 	}
+	begin, err := f.ring.begin(res)
+	if err != nil {
+		return nil, f.malformed(err)
+	}
+	data, ok := f.ring.m.Copy(int(res.offset), res.size)
+	if !ok {
+		return nil, errs.E(errs.Closed, errs.Ours, "read results", "shared memory", nil)
+	}
+	f.ring.done(begin + uint64(res.size))
 	return data, nil
 }
 
 // skip passes over the payload.
-func (f *frameReader) skip(size int) error {
-	if _, err := f.r.Discard(size); err != nil {
+func (f *frameReader) skip(res result) error {
+	if !res.memory {
+		_, err := f.r.Discard(res.size)
 		return cut(err)
 	}
+	begin, err := f.ring.begin(res)
+	if err != nil {
+		return f.malformed(err)
+	}
+	f.ring.done(begin + uint64(res.size))
 	return nil
 }
 

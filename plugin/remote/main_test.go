@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/codexchange/codexchange/plugin/memory"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -125,14 +127,38 @@ type plugin struct {
 	end     context.CancelFunc
 }
 
+// shared makes memory for results, as both sides have it.
+func shared(t testing.TB, size int) (host, plugin *memory.Memory) {
+	t.Helper()
+	host, err := memory.MakeOutbound(size)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err == nil {
+		t.Cleanup(host.Close)
+		plugin, err = memory.OpenOutbound(host.Path(), uint64(size))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(plugin.Close)
+	return host, plugin
+}
+
 // serve runs a plugin with the exchange x for the client.
 func serve(t testing.TB, c *Client, x boxo.Interface, read func(context.Context, cid.Cid) (blocks.Block, error)) *plugin {
+	t.Helper()
+	return serveShared(t, c, x, read, nil, nil)
+}
+
+// serveShared is serve with memory for results.
+func serveShared(t testing.TB, c *Client, x boxo.Interface, read func(context.Context, cid.Cid) (blocks.Block, error), ours, its *memory.Memory) *plugin {
 	t.Helper()
 	host, far := socketPair(t)
 	p := &plugin{results: far}
 	p.server = NewServer(ServerOptions{
 		Open: func(context.Context, *pb.StartRequest) (*Instance, error) {
-			return &Instance{Exchange: x, Results: far, Read: read}, nil
+			return &Instance{Exchange: x, Results: far, Outbound: its, Read: read}, nil
 		},
 		Version: "test",
 		Usage:   func() (time.Duration, uint64) { return testCPU, testMemory },
@@ -145,7 +171,7 @@ func serve(t testing.TB, c *Client, x boxo.Interface, read func(context.Context,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.end = cancel
-	p.ended = later(func() error { return c.Run(ctx, p.rpc, p.caps, host) })
+	p.ended = later(func() error { return c.Run(ctx, p.rpc, p.caps, host, ours) })
 	t.Cleanup(func() {
 		p.kill()
 		p.end()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/wire"
+	"github.com/codexchange/codexchange/plugin/memory"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -47,9 +48,11 @@ type incarnation struct {
 // answered with caps. Everything pending is sent to it first. Run returns when
 // ctx ends, with its cause, and when something fails: the error is of kind
 // errs.Crashed if the plugin is gone, and of kind errs.Malformed or errs.BadBlock
-// if it has broken the contract. It closes results. Only one Run is under way at
-// a time. Close does not end it, for the plugin may go on to serve peers.
-func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.StartReply, results io.ReadCloser) error {
+// if it has broken the contract. It closes results. Some of the payload of results
+// is in outbound if that is not nil and the plugin has mapped it; it is the
+// caller's, and is used no more when Run returns. Only one Run is under way at a
+// time. Close does not end it, for the plugin may go on to serve peers.
+func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.StartReply, results io.ReadWriteCloser, outbound *memory.Memory) error {
 	const op = "run exchange"
 	defer results.Close()
 	v := &incarnation{
@@ -82,7 +85,11 @@ func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.Sta
 		defer close(answered)
 		cancel(answer(ctx, stream))
 	})
-	if err := c.receive(v, results); !errors.Is(err, io.EOF) {
+	frames := newFrameReader(results)
+	if outbound != nil && caps.GetOutbound() {
+		frames.ring = &ringReader{m: outbound, w: results}
+	}
+	if err := c.receive(v, frames); !errors.Is(err, io.EOF) {
 		cancel(err)
 	} else {
 		// The results have ended in good order, so the plugin says why, or is gone.
@@ -342,8 +349,7 @@ func toRanges(list []wire.Range) []*pb.Range {
 }
 
 // receive reads results until that fails.
-func (c *Client) receive(v *incarnation, r io.Reader) error {
-	f := newFrameReader(r)
+func (c *Client) receive(v *incarnation, f *frameReader) error {
 	for {
 		res, err := f.next()
 		if err == nil {
@@ -374,11 +380,11 @@ func (c *Client) result(v *incarnation, f *frameReader, res result) error {
 		return f.malformed(err)
 	}
 	if !wanted {
-		return f.skip(res.size)
+		return f.skip(res)
 	}
 	var b blocks.Block
 	if res.kind == blockResult {
-		data, err := f.payload(res.size)
+		data, err := f.payload(res)
 		if err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/exchangetest"
+	"github.com/codexchange/codexchange/plugin/memory"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -50,6 +51,12 @@ func (s *scripted) Run(stream grpc.ClientStreamingServer[pb.Command, pb.RunReply
 
 func script(t testing.TB, c *Client) *scripted {
 	t.Helper()
+	return scriptShared(t, c, nil)
+}
+
+// scriptShared is script with memory for results, which the plugin has mapped.
+func scriptShared(t testing.TB, c *Client, outbound *memory.Memory) *scripted {
+	t.Helper()
 	host, far := socketPair(t)
 	s := &scripted{TB: t, commands: make(chan *pb.Command), stop: make(chan struct{}), results: far}
 	rpc, tear := connect(t, s)
@@ -58,7 +65,7 @@ func script(t testing.TB, c *Client) *scripted {
 	var err error
 	go func() {
 		defer close(done)
-		err = c.Run(ctx, rpc, &pb.StartReply{}, host)
+		err = c.Run(ctx, rpc, &pb.StartReply{Outbound: outbound != nil}, host, outbound)
 	}()
 	s.ended = later(func() error { <-done; return err })
 	stopped := false
@@ -499,6 +506,7 @@ func FuzzResults(f *testing.F) {
 		{Request: 1, What: &pb.Result_Held{Held: &pb.BlockResult{Cid: list[0].Cid().Bytes(), Size: 3}}},
 		{Request: 1, What: &pb.Result_Done{Done: &pb.DoneResult{Error: pb.FromError(errs.Closed)}}},
 		{},
+		{Request: 1, What: &pb.Result_Block{Block: &pb.BlockResult{Cid: list[0].Cid().Bytes(), Size: 20_000, InMemory: true}}},
 	} {
 		b, err := appendHead(nil, m)
 		if err != nil {
@@ -506,12 +514,14 @@ func FuzzResults(f *testing.F) {
 		}
 		f.Add(append(b, "abc"...))
 	}
+	ring, _ := shared(f, 1<<20)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := newFrameReader(bytes.NewReader(b))
+		r.ring = &ringReader{m: ring, w: io.Discard}
 		for {
 			res, err := r.next()
 			if err == nil && res.kind == blockResult {
-				err = r.skip(res.size)
+				err = r.skip(res)
 			}
 			if err != nil {
 				if e, ok := err.(*errs.Error); ok && (e.Kind != errs.Malformed || e.Fault != errs.Plugin) || !ok && err != io.EOF && err != io.ErrUnexpectedEOF {
@@ -521,7 +531,7 @@ func FuzzResults(f *testing.F) {
 			}
 			m := &pb.Result{Request: res.request}
 			if res.kind == blockResult || res.kind == heldResult {
-				p := &pb.BlockResult{Cid: res.cid.Bytes(), Size: uint64(res.size), Index: res.index, Proof: res.proof}
+				p := &pb.BlockResult{Cid: res.cid.Bytes(), Size: uint64(res.size), Index: res.index, Proof: res.proof, InMemory: res.memory, Offset: res.offset}
 				if res.root.Defined() {
 					p.Root = res.root.Bytes()
 				}

@@ -28,6 +28,9 @@ const (
 	// smallPayload is up to which size a payload is copied beside its head rather
 	// than written by itself, bytes.
 	smallPayload = 16 << 10
+	// ringBatch is about how much payload is put into the ring before the host is
+	// told of it, bytes, if there is so much.
+	ringBatch = 512 << 10
 	// outLength is how many results wait for the writer. Each is a block of some
 	// request that has credit for it.
 	outLength = 64
@@ -45,6 +48,7 @@ type serving struct {
 	ctx      context.Context // ends with Run; its cause says why
 	end      context.CancelCauseFunc
 	out      chan frame
+	ring     *ringWriter   // nil if no memory is shared
 	jobReady chan struct{} // has room for one: there are jobs
 
 	mu       sync.Mutex // guards all below, and the credit of calls
@@ -115,6 +119,9 @@ func newServing(s *Server, i *Instance, ctx context.Context) *serving {
 		calls:    make(map[uint64]*call),
 		sessions: make(map[uint64]*sessionOf),
 	}
+	if i.Outbound != nil {
+		v.ring = newRingWriter(i.Outbound)
+	}
 	v.ctx, v.end = context.WithCancelCause(ctx)
 	return v
 }
@@ -132,11 +139,18 @@ func (v *serving) cancel(err error) {
 func (v *serving) run() error {
 	v.wg.Go(func() { v.cancel(v.write()) })
 	v.wg.Go(v.notify)
+	if v.ring != nil {
+		v.wg.Go(func() {
+			if err := v.ring.listen(v.instance.Results); err != nil {
+				v.cancel(err)
+			}
+		})
+	}
 	<-v.ctx.Done()
 	v.mu.Lock()
 	v.ending = true
 	v.mu.Unlock()
-	_ = v.instance.Results.Close() // ends a write
+	_ = v.instance.Results.Close() // ends a write, and listen
 	v.wg.Wait()
 	if err := context.Cause(v.ctx); !errors.Is(err, errStopped) {
 		return err
@@ -482,6 +496,19 @@ func (v *serving) put(c *call, f frame) {
 // together; nothing waits for more.
 func (v *serving) write() error {
 	buf := make([]byte, 0, 2*batchSize)
+	inRing := 0 // bytes in the ring that buf tells of
+	flush := func(payload []byte) error {
+		for _, b := range [][]byte{buf, payload} {
+			if len(b) == 0 {
+				continue
+			}
+			if _, err := v.instance.Results.Write(b); err != nil {
+				return errs.E(errs.Crashed, errs.Ours, "write results", "", err)
+			}
+		}
+		buf, inRing = buf[:0], 0
+		return nil
+	}
 	for {
 		var f frame
 		select {
@@ -490,6 +517,15 @@ func (v *serving) write() error {
 			return nil
 		}
 		for more := true; more; {
+			if block := f.head.GetBlock(); block != nil && v.ring.takes(len(f.payload)) {
+				offset, err := v.toRing(f.payload, flush)
+				if err != nil {
+					return err
+				}
+				block.InMemory, block.Offset = true, offset
+				inRing += len(f.payload)
+				f.payload = nil
+			}
 			var err error
 			if buf, err = appendHead(buf, f.head); err != nil {
 				return errs.E(errs.TooLarge, errs.Plugin, "write results", "request "+strconv.FormatUint(f.head.Request, 10), err)
@@ -498,22 +534,34 @@ func (v *serving) write() error {
 				buf = append(buf, f.payload...)
 				f.payload = nil
 			}
-			if f.payload == nil && len(buf) < batchSize {
+			if f.payload == nil && len(buf) < batchSize && inRing < ringBatch {
 				select {
 				case f = <-v.out:
 					continue
 				default:
 				}
 			}
-			for _, b := range [][]byte{buf, f.payload} {
-				if len(b) == 0 {
-					continue
-				}
-				if _, err := v.instance.Results.Write(b); err != nil {
-					return errs.E(errs.Crashed, errs.Ours, "write results", "", err)
-				}
+			if err := flush(f.payload); err != nil {
+				return err
 			}
-			buf, more = buf[:0], false
+			more = false
+		}
+	}
+}
+
+// toRing copies a payload into the ring, when there is room. The host makes room
+// only if it has been told of what is there, so that is written first.
+func (v *serving) toRing(payload []byte, flush func([]byte) error) (uint64, error) {
+	for {
+		offset, ok, err := v.ring.put(payload)
+		if ok || err != nil {
+			return offset, err
+		}
+		if err := flush(nil); err != nil {
+			return 0, err
+		}
+		if err := v.ring.wait(v.ctx.Done()); err != nil {
+			return 0, err
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/codexchange/codexchange/exchange/dataset"
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/wire"
+	"github.com/codexchange/codexchange/plugin/memory"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -47,8 +48,14 @@ type ServerOptions struct {
 // Without SessionExchange, requests of a session are made of the exchange itself.
 type Instance struct {
 	Exchange boxo.Interface
-	// Results is where results are written. It is closed when Run ends.
-	Results io.WriteCloser
+	// Results is where results are written, and nothing is read unless Outbound is
+	// set. It is closed when Run ends.
+	Results io.ReadWriteCloser
+	// Outbound is where large payload of results goes; nil: all of it goes to
+	// Results. Close may close it.
+	Outbound *memory.Memory
+	// Inbound says that streams use the memory that the host shares for them.
+	Inbound bool
 	// Read reads a block that the host's store has. nil: blocks that the exchange
 	// is told of have no bytes.
 	Read func(context.Context, cid.Cid) (blocks.Block, error)
@@ -138,7 +145,7 @@ func (s *Server) start(ctx context.Context, req *pb.StartRequest) (*pb.StartRepl
 }
 
 func (i *Instance) capabilities(version string) *pb.StartReply {
-	r := &pb.StartReply{Version: version}
+	r := &pb.StartReply{Version: version, Inbound: i.Inbound, Outbound: i.Outbound != nil}
 	_, r.Leaves = i.Exchange.(dataset.LeafExchange)
 	_, r.Stat = i.Exchange.(inspecter)
 	_, r.Wantlist = i.Exchange.(addressLists)
@@ -182,9 +189,13 @@ func (s *Server) Run(stream grpc.ClientStreamingServer[pb.Command, pb.RunReply])
 		return pb.Status(err)
 	}
 	s.mu.Lock()
-	if s.serving != nil || s.ending {
+	if s.ending {
 		s.mu.Unlock()
-		return pb.Status(errs.E(errs.Invalid, errs.Caller, op, "", errors.New("it has been run before, or is stopping")))
+		return pb.Status(errs.E(errs.Closed, errs.Caller, op, "", nil))
+	}
+	if s.serving != nil {
+		s.mu.Unlock()
+		return pb.Status(errs.E(errs.Invalid, errs.Caller, op, "", errors.New("it has been run before")))
 	}
 	v := newServing(s, i, stream.Context())
 	s.serving = v

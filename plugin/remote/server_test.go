@@ -19,6 +19,7 @@ import (
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/exchangetest"
 	"github.com/codexchange/codexchange/exchange/wire"
+	"github.com/codexchange/codexchange/plugin/memory"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -35,6 +36,12 @@ type playedHost struct {
 
 func newHost(t testing.TB, x boxo.Interface, read func(context.Context, cid.Cid) (blocks.Block, error)) *playedHost {
 	t.Helper()
+	return newHostShared(t, x, read, nil)
+}
+
+// newHostShared is newHost with memory for results, which the plugin has mapped.
+func newHostShared(t testing.TB, x boxo.Interface, read func(context.Context, cid.Cid) (blocks.Block, error), outbound *memory.Memory) *playedHost {
+	t.Helper()
 	h := &playedHost{TB: t, closed: make(chan struct{})}
 	near, far := socketPair(t)
 	h.socket, h.frames = near, newFrameReader(near)
@@ -43,7 +50,7 @@ func newHost(t testing.TB, x boxo.Interface, read func(context.Context, cid.Cid)
 			if req.GetName() == "bad" {
 				return nil, errs.E(errs.Invalid, errs.Caller, "start", "bad", nil)
 			}
-			return &Instance{Exchange: x, Results: far, Read: read, Close: func() error { close(h.closed); return nil }}, nil
+			return &Instance{Exchange: x, Results: far, Outbound: outbound, Read: read, Close: func() error { close(h.closed); return nil }}, nil
 		},
 		Version: "test 1",
 		Log:     quiet(),
@@ -78,7 +85,7 @@ func (h *playedHost) next(why string) (res result) {
 	h.Helper()
 	if err := wait(h, why, later(func() (err error) {
 		if res, err = h.frames.next(); err == nil {
-			err = h.frames.skip(res.size)
+			err = h.frames.skip(res)
 		}
 		return err
 	})); err != nil {
@@ -378,8 +385,8 @@ func (endless) Wantlist(_ *pb.WantlistRequest, stream grpc.ServerStreamingServer
 func TestEndlessWantlist(t *testing.T) {
 	x, _ := connect(t, endless{})
 	c := newClient(t, ClientOptions{})
-	if list, err := c.wantlist(x, ""); len(list) != maxWants || err != nil {
-		t.Errorf("got %d wants, %v, want %d", len(list), err, maxWants)
+	if list, err := c.wantlist(x, ""); len(list) != maxListed || err != nil {
+		t.Errorf("got %d wants, %v, want %d", len(list), err, maxListed)
 	}
 }
 

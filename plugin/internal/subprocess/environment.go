@@ -9,13 +9,15 @@ import (
 // passedOn are the variables of the host's environment that a plugin finds in
 // its own. Nothing here is a secret of the node.
 var passedOn = []string{
-	"PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL",
+	"PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR",
 	"GODEBUG", "GOTRACEBACK", "GOMAXPROCS", "GOMEMLIMIT", "GOGC", "GOCOVERDIR", "GORACE",
 	"GOLOG_LOG_LEVEL", "CODEXDEBUG",
 }
 
 // passedOnPrefix is of the variables of OpenTelemetry, which are passed on too:
-// a plugin that traces sends to the same collector as its host.
+// a plugin that traces sends to the same collector as its host. Headers may hold
+// a password for that and are left out; a plugin that needs them has them in its
+// configuration.
 const passedOnPrefix = "OTEL_"
 
 // passOn are the variables of host that a plugin finds.
@@ -23,7 +25,7 @@ func passOn(host []string) []string {
 	var env []string
 	for _, kv := range host {
 		key, _, _ := strings.Cut(kv, "=")
-		if slices.Contains(passedOn, key) || strings.HasPrefix(key, passedOnPrefix) {
+		if slices.Contains(passedOn, key) || strings.HasPrefix(key, passedOnPrefix) && !strings.HasSuffix(key, "_HEADERS") {
 			env = append(env, kv)
 		}
 	}

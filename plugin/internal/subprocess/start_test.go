@@ -29,6 +29,7 @@ import (
 func TestStart(t *testing.T) {
 	t.Setenv("SECRET_OF_THE_HOST", "1")
 	t.Setenv("OTEL_SERVICE_NAME", "test")
+	t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=secret")
 	t.Setenv("CODEXDEBUG", "")
 	var log logged
 	p := start(t, Config{Log: log.logger(), Args: []string{"one", "two"}, Env: []string{"MINE=1", NameKey + "=other"}})

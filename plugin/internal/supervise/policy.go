@@ -33,6 +33,12 @@ type Policy struct {
 	Stop time.Duration
 }
 
+// Check reports everything that is wrong with a policy.
+func (p Policy) Check() error {
+	_, err := p.fill()
+	return err
+}
+
 // fill puts defaults in place of zeros.
 func (p Policy) fill() (Policy, error) {
 	var bad []error

@@ -9,8 +9,9 @@
 // order, and they end in the reverse one: Serve has returned, the process has
 // been waited for, and the directory is removed before the next begins. An
 // incarnation that ends unasked, hangs, or whose launch or Serve ends with an
-// error is a crash. An error of kind errs.Invalid before it serves is worse:
-// another try would end in the same way, so there is none.
+// error is a crash. An error of kind errs.Invalid is worse if it comes from a
+// launch, or from Serve before any incarnation has served: another try would end
+// in the same way, so there is none.
 //
 // # Goroutines
 //
@@ -360,7 +361,7 @@ func (s *Supervisor) incarnation() (ending, error) {
 	switch {
 	case end != crashed:
 		return end, nil
-	case verdict(l.shown, l.serveErr) == hopeless:
+	case verdict(s.begun, l.serveErr) == hopeless:
 		return hopeless, l.serveErr
 	case why == nil && l.serveErr == nil:
 		why = errs.Errorf(errs.Crashed, errs.Plugin, "serve plugin "+s.cfg.Name, "it ended unasked")
@@ -370,9 +371,10 @@ func (s *Supervisor) incarnation() (ending, error) {
 	return crashed, why
 }
 
-// verdict says whether another try makes sense after an error.
-func verdict(wasUp bool, err error) ending {
-	if !wasUp && errors.Is(err, errs.Invalid) {
+// verdict says whether another try makes sense after an error. It does if the
+// same has succeeded before.
+func verdict(before bool, err error) ending {
+	if !before && errors.Is(err, errs.Invalid) {
 		return hopeless
 	}
 	return crashed
@@ -422,7 +424,7 @@ func (s *Supervisor) watch(l *life) (ending, error) {
 		case <-l.p.Done():
 			return crashed, l.p.Err()
 		case <-finished:
-			if l.serveErr != nil && verdict(l.shown, l.serveErr) == hopeless {
+			if verdict(s.begun, l.serveErr) == hopeless {
 				return crashed, nil
 			}
 			// If the process ends now, that is the reason.

@@ -342,6 +342,25 @@ func TestHopeless(t *testing.T) {
 	})
 }
 
+// What could be served once is tried more than once again: an exchange that
+// refuses to start the second time may have met a passing trouble.
+func TestRefusesLater(t *testing.T) {
+	no := errs.Errorf(errs.Invalid, errs.Plugin, "make exchange", "no answer from the gateway")
+	scenario(t, func(t *testing.T, w *world) {
+		w.lock(func() { w.serveErr = no })
+		w.process(1).exit(errors.New("boom"))
+		time.Sleep(reasonTimeout + 200*ms)
+		w.is("tried again", Status{State: Restarting, Restarts: 1, Crashes: 2, LastErr: no})
+		w.lock(func() { w.serveErr = nil })
+		time.Sleep(s)
+		w.is("the trouble has passed", Status{State: Running, Pid: 103, Restarts: 2, Crashes: 2, LastErr: no})
+		w.lock(func() { w.serveErr = no })
+		w.process(3).exit(errors.New("boom"))
+		time.Sleep(30 * s)
+		w.is("it has not", Status{State: GivenUp, Restarts: 4, Crashes: 5, LastErr: no})
+	})
+}
+
 // New tries more than once what may get better, in the end says why it did not,
 // and leaves nothing, also when its context ends.
 func TestNew(t *testing.T) {

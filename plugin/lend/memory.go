@@ -1,0 +1,53 @@
+package lend
+
+import (
+	"github.com/codexchange/codexchange/plugin/memory"
+	"github.com/codexchange/codexchange/plugin/pb"
+)
+
+// shared is the memory that one incarnation of the plugin shares with the host.
+// Where there is none, everything crosses by the byte channels.
+type shared struct {
+	inbound  *memory.Memory // bytes of streams
+	outbound *memory.Memory // payload of results
+}
+
+func (l *Lender) share() (s shared) {
+	if l.opts.NoMemory {
+		return s
+	}
+	var err error
+	if s.inbound, err = memory.MakeInbound(memory.Inbound); err == nil {
+		s.outbound, err = memory.MakeOutbound(memory.Outbound)
+	}
+	if err != nil {
+		l.opts.Log.Debug("no memory is shared with a plugin", "plugin", l.opts.Name, "err", err)
+		s.close()
+		return shared{}
+	}
+	return s
+}
+
+func (s shared) close() {
+	for _, m := range []*memory.Memory{s.inbound, s.outbound} {
+		if m != nil {
+			m.Close()
+		}
+	}
+}
+
+func (s shared) fill(r *pb.StartRequest) {
+	r.Inbound, r.Outbound = message(s.inbound), message(s.outbound)
+}
+
+func message(m *memory.Memory) *pb.Memory {
+	if m == nil {
+		return nil
+	}
+	return &pb.Memory{Path: m.Path(), Size: uint64(m.Size())}
+}
+
+// Outbound is where the plugin puts payload of results, if it says that it has
+// mapped it; nil if it was offered none. It is the lease's: nobody uses it after
+// Close, but who holds it.
+func (le *Lease) Outbound() *memory.Memory { return le.shared.outbound }
