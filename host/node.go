@@ -38,6 +38,9 @@ type Options struct {
 	// Datastore keeps pins and leaf records; it remains the caller's to close. nil
 	// keeps them in memory.
 	Datastore ds.Batching
+	// Direct writes each fetched block as it comes, rather than holding it for a
+	// moment and writing several at a time.
+	Direct bool
 	// Use are the exchanges that fetch what the store lacks, each one of
 	// [Exchanges] or of Plugins, in the order in which they are asked. None: the
 	// node has what it has.
@@ -112,7 +115,9 @@ func New(opts Options) (_ *Node, err error) {
 		}
 	}
 
-	n.service = n.store.Service(combine(n.exchanges, n.store))
+	if n.service = blockservice.New(n.written, combine(n.exchanges, n.written)); !opts.Direct {
+		n.service = n.store.Service(combine(n.exchanges, n.store))
+	}
 	n.dag = merkledag.NewDAGService(n.service)
 	n.local = merkledag.NewDAGService(n.store.Service(offline.Exchange(n.store)))
 	if n.pins, err = dspinner.New(context.Background(), n.datastore, n.dag); err != nil {

@@ -151,6 +151,7 @@ func (p *place) start(exchange string) (*host.Node, error) {
 		Dir: p.dir, Identity: p.key, Use: []string{exchange},
 		Plugins: map[string]host.Plugin{host.Blockexc: {InProcess: p.inProcess}},
 		Log:     p.log,
+		Direct:  true, // what is compared is the exchange
 	})
 }
 

@@ -51,7 +51,8 @@ type ServeConfig struct {
 //	        took too long; and at once, with its directory removed, when the host
 //	        is gone
 //
-// SIGINT is ignored: it is for the host. Serve takes over the process' log:
+// Memory is collected less often than by default, unless GOGC and GOMEMLIMIT say
+// how often. SIGINT is ignored: it is for the host. Serve takes over the process' log:
 // slog.Default and go-log's core write to the host, see [Log].
 func Serve(c ServeConfig) {
 	if PluginName() == "" || os.Getenv(CookieKey) != CookieValue || !isPipe(lifeFD) {
@@ -60,6 +61,7 @@ func Serve(c ServeConfig) {
 	}
 	hostGone := make(chan struct{})
 	go watchHost(hostGone, os.Getenv(socketDirKey))
+	tuneGC()
 	slog.SetDefault(Log())
 	golog.SetPrimaryCore(zapCore())
 
