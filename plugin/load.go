@@ -241,9 +241,10 @@ func (p *Plugin) serve(ctx context.Context, dir string, proc supervise.Process, 
 	if err := p.settle(caps); err != nil {
 		return err
 	}
-	p.log.Info("plugin is ready", "version", caps.Version)
-	up()
-	err = p.client.Run(ctx, x, caps, results, lease.Outbound())
+	err = p.client.Run(ctx, x, caps, results, lease.Outbound(), func() {
+		p.log.Info("plugin is ready", "version", caps.Version)
+		up()
+	})
 	if errors.Is(err, remote.ErrStopped) || errors.Is(err, errs.Closed) { // Closed: stopped before it has run
 		// Its exchange takes back its handlers, and resets its streams, before the
 		// process ends; for that it needs what it was lent.

@@ -63,7 +63,7 @@
 // # Where to look
 //
 // node.go is the life of the connection to the host; events.go and mirror.go
-// what the host tells; host.go, network.go, conn.go and stream.go what libp2p
+// what the host tells; memory.go maps what is shared; host.go, network.go, conn.go and stream.go what libp2p
 // sees; values.go the connection manager; store.go, leaves.go and router.go the
 // rest of what is lent.
 package borrow

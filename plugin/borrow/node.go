@@ -186,7 +186,7 @@ func (n *Node) connect(ctx context.Context, stream uint64) error {
 
 // dial connects one byte channel.
 func (n *Node) dial(ctx context.Context, stream uint64) (*channel.Conn, error) {
-	return channel.Dial(ctx, n.socket, n.token, stream, channel.Options{Log: n.log})
+	return channel.Dial(ctx, n.socket, n.token, stream, channel.Options{Inbound: n.shared.inbound, Log: n.log})
 }
 
 // Host is the libp2p host. Its Close does nothing to anybody.

@@ -117,3 +117,56 @@ func BenchmarkReferences(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// BenchmarkCrossing is bytes of a peer on their way to the plugin, 64 KiB at a
+// time, inline and in memory.
+func BenchmarkCrossing(b *testing.B) {
+	for _, in := range []string{"inline", "memory"} {
+		b.Run(in, func(b *testing.B) {
+			if in == "memory" {
+				share(b)
+			}
+			host, plugin := pair(b)
+			stream := &source64{left: b.N}
+			b.SetBytes(slotSize)
+			b.ReportAllocs()
+			b.ResetTimer()
+			bridged := async(func() error { return Bridge(context.Background(), stream, host, nil) })
+			p := make([]byte, 256<<10)
+			for {
+				if _, err := plugin.Read(p); err == io.EOF {
+					break
+				} else if err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.StopTimer()
+			plugin.Close()
+			if err := wait(b, "the bridge", bridged); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+// source64 is a stream of a peer that always has 64 KiB more, so many times.
+type source64 struct {
+	Stream
+	left int
+}
+
+func (s *source64) Read(p []byte) (int, error) {
+	if s.left == 0 {
+		return 0, io.EOF
+	}
+	s.left--
+	for n := 0; n < len(p); n += 4096 {
+		p[n]++ // as somebody writes it
+	}
+	return len(p), nil
+}
+
+func (s *source64) CloseRead() error           { return nil }
+func (s *source64) CloseWrite() error          { return nil }
+func (s *source64) Close() error               { return nil }
+func (s *source64) ResetWithCode(uint32) error { return nil }

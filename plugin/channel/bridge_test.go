@@ -236,7 +236,11 @@ func TestBridgeReset(t *testing.T) {
 	t.Run("peer resets while the plugin does not read", func(t *testing.T) {
 		b := startBridge(t, t.Context(), noFill)
 		writing := async(func() error { _, err := b.peer.Write(random(4 * DefaultWindow)); return err })
-		eventually(t, "the bridge waits for credit", func() bool { return b.host.Counters().DataOut.Load() == DefaultWindow })
+		eventually(t, "the bridge waits for credit", func() bool {
+			b.host.mu.Lock()
+			defer b.host.mu.Unlock()
+			return b.host.waiting > 0
+		})
 		// The bridge is writing to the plugin, so only its writing direction
 		// can learn of it: by the next write to the peer.
 		b.peer.ResetWithCode(code)

@@ -24,8 +24,9 @@
 // Anything else is a protocol error, answered with a reset of [CodeProtocol].
 // A socket that ends before close-write is a reset for whoever reads, and so is
 // one that ends inside a record. A socket that ends after close-write is closed
-// in both directions. Region records need [CapRegions] from both sides; without
-// it they are protocol errors. No version so far offers it by itself.
+// in both directions. Region records need [CapRegions] from both sides, which
+// offer it if they have memory ([Options].Inbound); without it they are protocol
+// errors, and so is one of a range that is not within the memory.
 //
 // # Credit
 //
@@ -38,6 +39,27 @@
 // credit breaks the protocol, so the memory of a stream is bounded by the window
 // even if the other side misbehaves.
 //
+// # Shared memory
+//
+// Two copies through the kernel are most of what a byte of a stream costs. So a
+// host that has memory which its plugin reads (package memory) has [Bridge] read
+// large pieces from the peer into it, and sends a region record: the Read of the
+// plugin copies from there, and notices no difference. The memory is cut into
+// slots of 64 KiB, which all streams of a plugin share. What is less than 16 KiB
+// goes inline, and so does everything for which there is no slot: nobody waits for
+// one. A stream gets fewer the more others have, and at most half of all are
+// waiting for peers to say something.
+//
+// A slot is lent from when its record is sent until the record is paid, and records
+// are paid in order. The plugin pays for those that it has read when there are four,
+// or after a millisecond. A slot is never used again while the plugin may read it:
+// so the socket of a stream that has ended in the host, even by a reset, stays open
+// until the plugin has paid for its slots, or ended its side. A plugin that does
+// neither keeps the slots from others until the Listener closes, which then waits
+// for nobody: with it the memory ends.
+//
+// # A process that hangs
+//
 // Each end always empties its socket, whether or not anybody reads. So a write
 // to the socket that does not end within [StallTimeout] means that the other
 // process hangs, and resets the stream.
@@ -48,7 +70,7 @@
 //	Listener.serve      one per connection: greets, then is that Conn's Conn.run;
 //	                    ends with the socket; Listener.Close waits for it
 //	Conn.run            on the dialling side, one per Conn; ends with the socket; Conn.Done tells
-//	Conn.absent         a timer's, now and then; wakes Conn.run and ends
+//	Conn.absent         a timer's, now and then; wakes Conn.run, pays for slots, and ends
 //	Bridge              two per call, waited for before it returns
 //
 // A reader takes its bytes from the socket itself; Conn.run does it for everybody
@@ -58,5 +80,6 @@
 //
 // record.go and hello.go are the formats; conn.go is the stream as its user
 // sees it, receive.go and send.go the two halves behind it, queue.go what waits
-// to be read; listen.go and dial.go greet; bridge.go joins a stream to a Conn.
+// to be read; listen.go and dial.go greet; bridge.go joins a stream to a Conn;
+// slots.go is the memory.
 package channel

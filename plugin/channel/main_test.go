@@ -3,6 +3,7 @@ package channel
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"go.uber.org/goleak"
+
+	"github.com/codexchange/codexchange/plugin/memory"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -65,8 +68,14 @@ func (l *log) String() string {
 
 func (l *log) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
+// sharing says that the streams of the test have memory, see TestWithMemory.
+var sharing bool
+
 func listen(t testing.TB, o Options) *Listener {
 	t.Helper()
+	if sharing && o.Inbound == nil {
+		o.Inbound = inboundMemory(t, memory.Inbound)
+	}
 	if o.Log == nil {
 		o.Log = new(log).logger()
 	}
@@ -78,12 +87,41 @@ func listen(t testing.TB, o Options) *Listener {
 	return l
 }
 
+// inboundMemory makes memory for a host. It is closed after everything that the
+// test starts later.
+func inboundMemory(t testing.TB, size int) *memory.Memory {
+	t.Helper()
+	m, err := memory.MakeInbound(size)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	return m
+}
+
+// mapped is how a plugin has the memory of a host.
+func mapped(t testing.TB, m *memory.Memory) *memory.Memory {
+	t.Helper()
+	its, err := memory.OpenInbound(m.Path(), uint64(m.Size()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(its.Close)
+	return its
+}
+
 // join makes a stream over a real socket, greeted as always.
 func join(t testing.TB, l *Listener, stream uint64, o Options) (host, plugin *Conn) {
 	t.Helper()
 	e, err := l.Expect(stream)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if sharing && o.Inbound == nil {
+		o.Inbound = mapped(t, l.opts.Inbound)
 	}
 	plugin, err = Dial(t.Context(), l.Path(), l.Token(), stream, o)
 	if err != nil {

@@ -69,20 +69,29 @@ func (c *Conn) leave() {
 	case c.led || c.wanted:
 	case c.interrupted() || c.eof || c.ended || c.waiting > 0:
 		c.wantRun()
-	case !c.armed:
-		c.armed = true
-		if c.absent == nil {
-			c.absent = time.AfterFunc(absence, func() {
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				c.armed = false
-				c.wantRun()
-				c.payRegions()
-			})
-		} else {
-			c.absent.Reset(absence)
-		}
+	default:
+		c.arm()
 	}
+}
+
+// arm has somebody look whether Next is still away after the time of absence.
+// Lock held.
+func (c *Conn) arm() {
+	switch {
+	case c.armed:
+		return
+	case c.absent == nil:
+		c.absent = time.AfterFunc(absence, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.armed = false
+			c.wantRun()
+			c.payRegions()
+		})
+	default:
+		c.absent.Reset(absence)
+	}
+	c.armed = true
 }
 
 // readRegion reads bytes that the host has put into shared memory: as much of one
@@ -100,6 +109,8 @@ func (c *Conn) readRegion(r *Record, p []byte) (Record, error) {
 		c.pay(RefCost)
 		if c.regions >= regionsOwed || c.eof && c.queue.empty() {
 			c.payRegions()
+		} else {
+			c.arm()
 		}
 	}
 	return Record{Kind: KindData, Data: p}, nil

@@ -32,9 +32,9 @@ func (c *Conn) awaitCredit(cost int) error {
 }
 
 // sendPaid sends head and body, which cost that much credit, and lends p if that
-// is not nil. It reports false
-// without an error if the caller should try again, which tells what became of
-// the stream. Lock held, not while it writes; not busy.
+// is not nil; the caller takes it back if it was not sent. It reports false without
+// an error if the caller should try again, which tells what became of the stream.
+// Lock held, not while it writes; not busy.
 func (c *Conn) sendPaid(body []byte, cost int, p *slot) (bool, error) {
 	c.credit -= cost
 	c.spent += uint64(cost)

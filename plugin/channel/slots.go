@@ -149,6 +149,9 @@ func (c *Conn) lend(p *slot) {
 func (c *Conn) unlend(p *slot) {
 	if n := len(c.lent); n > 0 && c.lent[n-1] == p {
 		c.lent = c.lent[:n-1]
+		if n == 1 {
+			c.flush() // the socket may have waited for that
+		}
 	}
 	p.give()
 }

@@ -46,6 +46,7 @@
 //	streams                 Options.Streams, of either direction; more are refused
 //	tags and protections    Options.Tags; more are ignored, counted, and logged once
 //	protocols               256; more are refused
+//	shared memory           memory.Inbound and memory.Outbound
 //	calls                   MaxCalls at a time; gRPC holds back more. MaxRequest bytes each
 //
 // # Goroutines
@@ -72,5 +73,5 @@
 // lend.go is the Lender and its options, lease.go a Lease; events.go tells of
 // peers, inbound.go is the way of a stream that a peer opens, stream.go makes
 // libp2p's streams fit for package channel and fills block references, values.go
-// keeps tags, and server.go has the other calls.
+// keeps tags, memory.go makes what is shared, and server.go has the other calls.
 package lend

@@ -72,7 +72,7 @@ type Lease struct {
 func (l *Lender) Open(dir string) (*Lease, error) {
 	const op = "open lease for plugin"
 	memory := l.share()
-	channels, err := channel.Listen(dir, channel.Options{Counters: &l.counters.Streams, Log: l.opts.Log})
+	channels, err := channel.Listen(dir, channel.Options{Inbound: memory.inbound, Counters: &l.counters.Streams, Log: l.opts.Log})
 	if err != nil {
 		memory.close()
 		return nil, err

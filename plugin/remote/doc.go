@@ -34,6 +34,19 @@
 // not been told, numbers it has to forget, credit it is owed. A request that
 // ends before it was sent leaves nothing.
 //
+// # Payload in memory
+//
+// The plugin may be offered memory that both share (package memory). It is a ring,
+// and belongs to who writes results in the plugin, and who reads them in the host.
+// Payload of more than 16 KiB and up to a quarter of the ring is copied into it, and
+// the head of the result says where; everything else follows its head as ever, and
+// the order is that of the frames. The host believes nothing of what the head says
+// but what it expects there, copies the payload out, and only then looks at it.
+// Then it tells how far it has read, in the other direction of the results channel:
+// a count of the bytes of the ring that it has passed, 8 bytes, little-endian, each
+// time that it is a quarter more. The plugin waits for room if there is none, after
+// it has told of all that is there. See ring.go.
+//
 // # Blocks that the host has
 //
 // Whoever waits for a block gets it from [Client.NotifyNewBlocks] itself. The
@@ -55,6 +68,8 @@
 //	                  was stored, one writes results, and Run waits for both; one
 //	                  receives, which ends just after Run, because only the end of
 //	                  a call ends its Recv. Server.Close waits for it.
+//	Server ring       one for each Run that has memory, reads what the host says of
+//	                  it; ends with the results; Run waits for it.
 //	Server request    one for each request that the host has made, so as many as
 //	                  the host chooses; ends with the request; Run waits for it.
 //
@@ -63,5 +78,5 @@
 // client.go and request.go are the exchange as its callers see it; run.go is an
 // incarnation; ask.go what can be asked beside blocks. server.go is the other
 // side, serve.go its requests, stored.go the blocks that the host has told of.
-// frame.go is the format of results.
+// frame.go is the format of results, ring.go the memory beside it.
 package remote

@@ -171,7 +171,7 @@ func serveShared(t testing.TB, c *Client, x boxo.Interface, read func(context.Co
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.end = cancel
-	p.ended = later(func() error { return c.Run(ctx, p.rpc, p.caps, host, ours) })
+	p.ended = later(func() error { return c.Run(ctx, p.rpc, p.caps, host, ours, nil) })
 	t.Cleanup(func() {
 		p.kill()
 		p.end()

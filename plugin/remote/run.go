@@ -50,9 +50,10 @@ type incarnation struct {
 // errs.Crashed if the plugin is gone, and of kind errs.Malformed or errs.BadBlock
 // if it has broken the contract. It closes results. Some of the payload of results
 // is in outbound if that is not nil and the plugin has mapped it; it is the
-// caller's, and is used no more when Run returns. Only one Run is under way at a
+// caller's, and is used no more when Run returns. It calls up, unless that is nil,
+// as soon as questions to the plugin are answered. Only one Run is under way at a
 // time. Close does not end it, for the plugin may go on to serve peers.
-func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.StartReply, results io.ReadWriteCloser, outbound *memory.Memory) error {
+func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.StartReply, results io.ReadWriteCloser, outbound *memory.Memory, up func()) error {
 	const op = "run exchange"
 	defer results.Close()
 	v := &incarnation{
@@ -73,6 +74,9 @@ func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.Sta
 		return err
 	}
 	defer c.detach(v)
+	if up != nil {
+		up()
+	}
 
 	// Whoever fails first says why Run ends.
 	var wg sync.WaitGroup

@@ -65,7 +65,7 @@ func scriptShared(t testing.TB, c *Client, outbound *memory.Memory) *scripted {
 	var err error
 	go func() {
 		defer close(done)
-		err = c.Run(ctx, rpc, &pb.StartReply{Outbound: outbound != nil}, host, outbound)
+		err = c.Run(ctx, rpc, &pb.StartReply{Outbound: outbound != nil}, host, outbound, nil)
 	}()
 	s.ended = later(func() error { <-done; return err })
 	stopped := false

@@ -52,7 +52,7 @@ type Instance struct {
 	// set. It is closed when Run ends.
 	Results io.ReadWriteCloser
 	// Outbound is where large payload of results goes; nil: all of it goes to
-	// Results. Close may close it.
+	// Results. It is not used any more when Close is called.
 	Outbound *memory.Memory
 	// Inbound says that streams use the memory that the host shares for them.
 	Inbound bool
