@@ -202,7 +202,7 @@ func (c *Client) NotifyNewBlocks(_ context.Context, list ...blocks.Block) error 
 			c.counts.Dropped++
 		}
 	}
-	c.wake()
+	c.wakeSoon()
 	return nil
 }
 

@@ -23,6 +23,9 @@ import (
 const (
 	// maxMessage is about how many bytes of CIDs one Command has.
 	maxMessage = 512 << 10
+	// storedDelay is how long a stored block may wait to be told of. Who has just
+	// fetched one often asks for the next at once.
+	storedDelay = 2 * time.Millisecond
 	// maxRanges is how many ranges one Command has.
 	maxRanges = 16_384
 )
@@ -33,6 +36,7 @@ type incarnation struct {
 	plugin pb.ExchangeClient // never changes, as caps
 	caps   *pb.StartReply
 	wake   chan struct{} // has room for one: there is something to send
+	soon   *time.Timer   // runs while there is only what may wait a little, else nil
 
 	last  uint64              // number given to a request
 	sent  map[uint64]*request // pending requests that the plugin has, by number
@@ -127,6 +131,7 @@ func (c *Client) detach(v *incarnation) {
 		r.number, r.local = 0, false
 		c.unsent[r.seq] = r
 	}
+	v.soonSent()
 	c.run = nil
 }
 
@@ -137,6 +142,29 @@ func (c *Client) wake() {
 		case c.run.wake <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// wakeSoon says that there is something to send, but that it may wait a little for
+// something else to go with.
+func (c *Client) wakeSoon() {
+	v := c.run
+	if v == nil || v.soon != nil {
+		return
+	}
+	v.soon = time.AfterFunc(storedDelay, func() {
+		select {
+		case v.wake <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// soonSent says that everything is being sent that might have waited.
+func (v *incarnation) soonSent() {
+	if v.soon != nil {
+		v.soon.Stop()
+		v.soon = nil
 	}
 }
 
@@ -196,6 +224,7 @@ func (c *Client) send(ctx context.Context, v *incarnation, stream grpc.ClientStr
 // gets its number when it is its turn, so that its cancel comes after it.
 func (c *Client) commands(v *incarnation) func(yield func(*pb.Command) bool) {
 	c.mu.Lock()
+	v.soonSent()
 	cancels, ended := v.cancels, v.ended
 	v.cancels, v.ended = nil, nil
 	stored, missed, leaves := c.stored.take(), c.missed, c.leaves.take()
