@@ -80,7 +80,7 @@ func TestKillPlugin(t *testing.T) {
 
 		fetched := p.ask(request{Op: "fetch", Root: s.root.String()})
 		at(t, p.dir, share)
-		must(t, "kill the plugin", syscall.Kill(before.Pid, syscall.SIGKILL))
+		must(t, "kill the plugin", signal(before.Pid, syscall.SIGKILL))
 		p.answered("fetch", fetched)
 
 		if got := p.do(request{Op: "sum", Root: s.root.String()}).Sum; got != s.sum {
@@ -156,7 +156,7 @@ func TestHang(t *testing.T) {
 	before := p.status()
 	fetched := p.ask(request{Op: "fetch", Root: s.root.String()})
 	at(t, p.dir, 0.3)
-	must(t, "stop the plugin", syscall.Kill(before.Pid, syscall.SIGSTOP))
+	must(t, "stop the plugin", signal(before.Pid, syscall.SIGSTOP))
 	p.answered("fetch", fetched)
 	if got := p.do(request{Op: "sum", Root: s.root.String()}).Sum; got != s.sum {
 		t.Errorf("SHA-256 is %s, want %s", got, s.sum)
@@ -176,9 +176,12 @@ func TestGiveUp(t *testing.T) {
 	seen := map[int]bool{}
 	eventually(t, "it is given up", time.Minute, func() bool {
 		st := p.status()
+		if st.State == "running" && st.Pid == 0 {
+			t.Errorf("the plugin is running and has no process: %+v", st)
+		}
 		if st.State == "running" && !seen[st.Pid] {
 			seen[st.Pid] = true
-			_ = syscall.Kill(st.Pid, syscall.SIGKILL)
+			_ = signal(st.Pid, syscall.SIGKILL) // it may have ended
 		}
 		return st.State == "given up"
 	})

@@ -306,8 +306,8 @@ func TestSlowPlugin(t *testing.T) {
 	eventually(t, "the streams are bridged", 10*time.Second, func() bool { return l.plugin.Lent().Streams >= len(streams) })
 
 	pid := l.plugin.Status().Pid
-	must(t, "stop the plugin", syscall.Kill(pid, syscall.SIGSTOP))
-	defer syscall.Kill(pid, syscall.SIGCONT)
+	must(t, "stop the plugin", signal(pid, syscall.SIGSTOP))
+	defer signal(pid, syscall.SIGCONT)
 	before := heap()
 	junk := make([]byte, 1<<20)
 	var writers sync.WaitGroup

@@ -329,6 +329,15 @@ func (p *process) connect(n *host.Node) {
 	p.do(request{Op: "connect", Peer: fmt.Sprintf("%s/p2p/%s", info.Addrs[0], info.ID)})
 }
 
+// signal sends a signal to one process. To the kernel, 0 and less are groups: this
+// test's own, for one.
+func signal(pid int, s syscall.Signal) error {
+	if pid <= 1 {
+		return fmt.Errorf("signal process %d: want the id of a plugin", pid)
+	}
+	return syscall.Kill(pid, s)
+}
+
 // alive reports whether a process exists that is not a zombie.
 func alive(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {

@@ -337,7 +337,11 @@ func (s *Supervisor) incarnation() (ending, error) {
 		pid = p.Pid()
 	}
 	s.set(func(st *Status) { st.Pid = pid })
-	defer s.set(func(st *Status) { st.Pid = 0 })
+	defer s.set(func(st *Status) {
+		if st.Pid = 0; st.State == Running {
+			st.State = Restarting // or worse, as is found next; but running it is not
+		}
+	})
 
 	l := &life{p: p, up: make(chan struct{}), finished: make(chan struct{}), hangs: make(chan error, 1)}
 	var helpers sync.WaitGroup
