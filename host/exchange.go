@@ -14,6 +14,7 @@ import (
 	boxo "github.com/ipfs/boxo/exchange"
 	"github.com/ipfs/boxo/exchange/offline"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/codexchange/codexchange/adapter/bitswap"
 	"github.com/codexchange/codexchange/adapter/blocks"
@@ -65,10 +66,11 @@ type Plugin struct {
 // needs is what an exchange is started with: a libp2p host that does not listen
 // yet, and stores of what is written. What is started is closed before they are.
 type needs struct {
-	host   host.Host
-	store  blockstore.Blockstore
-	leaves *leaves.Store
-	log    *slog.Logger
+	host    host.Host
+	store   blockstore.Blockstore
+	leaves  *leaves.Store
+	metrics prometheus.Registerer // may be nil
+	log     *slog.Logger
 }
 
 // A Running is one exchange of a node.
@@ -151,7 +153,7 @@ func startExchange(ctx context.Context, name string, plugins map[string]Plugin, 
 type blockexcExchange struct{ *exchange.Exchange }
 
 func startBlockexc(n needs, config json.RawMessage) (Exchange, error) {
-	x, err := newBlockexc(n.host, config, exchange.Config{Blocks: blocks.New(n.store), Leaves: n.leaves, Logger: n.log})
+	x, err := newBlockexc(n.host, config, exchange.Config{Blocks: blocks.New(n.store), Leaves: n.leaves, Metrics: n.metrics, Logger: n.log})
 	if err != nil {
 		return nil, err
 	}

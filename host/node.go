@@ -22,6 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/codexchange/codexchange/adapter/leaves"
 	"github.com/codexchange/codexchange/host/writebehind"
@@ -55,6 +56,9 @@ type Options struct {
 	// Listen is where to listen, as multiaddrs over TCP. nil is a free port of
 	// 127.0.0.1.
 	Listen []string
+	// Metrics takes what those exchanges count that run in this process. nil:
+	// nobody does. What a plugin counts is in its Inspect.
+	Metrics prometheus.Registerer
 	// Log is told what operators should know. nil is slog.Default().
 	Log *slog.Logger
 }
@@ -165,7 +169,7 @@ func (n *Node) goOnline(opts Options) (err error) {
 	n.closers = append(n.closers, n.host.Close)
 	// Exchanges serve what is written: a block that is still held in memory could
 	// be lost after it was promised.
-	n.exchanges, err = startExchanges(context.Background(), opts.Use, opts.Plugins, needs{n.host, n.written, n.leaves, opts.Log})
+	n.exchanges, err = startExchanges(context.Background(), opts.Use, opts.Plugins, needs{n.host, n.written, n.leaves, opts.Metrics, opts.Log})
 	if err != nil {
 		return err
 	}

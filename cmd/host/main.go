@@ -1,7 +1,8 @@
 // Command host is the codexchange node.
 //
-// This package owns commands, flags, signals, what is printed and exit codes;
-// what the commands do is in package host and below.
+// This package owns signals, what becomes of `host daemon`, and all of `host demo`.
+// The other commands are defined in package commands, which also decides whether one
+// runs in this process or in the daemon.
 package main
 
 import (
@@ -14,68 +15,67 @@ import (
 	"os/signal"
 	"syscall"
 
+	cmds "github.com/ipfs/go-ipfs-cmds"
+
 	"github.com/codexchange/codexchange/host"
+	"github.com/codexchange/codexchange/host/commands"
 )
 
-// Exit codes.
+// Exit codes. Only demo tells wrong command lines from failures; the others exit as
+// ipfs does.
 const (
-	exitOK          = 0
-	exitFailed      = 1
+	exitOK          = commands.ExitOK
+	exitFailed      = commands.ExitFailed
 	exitUsage       = 2
-	exitInterrupted = 128 + int(syscall.SIGINT) // as shells count it
+	exitInterrupted = commands.ExitInterrupted
 )
 
 func main() {
 	host.Main()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	// A write that nobody reads any more (`host demo | head`) fails. It does not
-	// end the process, which would leave its directories behind.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
-
-// run executes one command line and returns the exit code. It stops early, and
-// in good order, when ctx ends.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := &cli{stdout: stdout, stderr: stderr}
-	return c.run(ctx, args)
+	c := &cli{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	os.Exit(c.run(ctx, os.Args[1:]))
 }
 
 // cli is one command line at work.
 type cli struct {
-	stdout, stderr io.Writer
+	stdin, stdout, stderr *os.File
 
 	// inspect is demo.Config.Inspect.
 	inspect func(ctx context.Context, fetcher *host.Node) error
 }
 
-const usage = `host demonstrates the codexchange node.
-
-Usage:
-
-  host demo [flags] [FILE]   move a file between two nodes, by each exchange
-  host version               print the version and what it was built with
-  host help [COMMAND]        print help
-
-"host COMMAND -h" lists the flags of a command.
-`
-
+// run executes a command line and returns the exit code. It stops early, and in good
+// order, when ctx ends.
 func (c *cli) run(ctx context.Context, args []string) int {
-	if len(args) == 0 {
-		io.WriteString(c.stderr, usage)
-		return exitUsage
+	switch {
+	case len(args) > 0 && args[0] == "demo":
+		outlivePipes()
+		return c.exit(ctx, c.demo(ctx, args[1:]))
+	case len(args) > 1 && args[0] == "help" && args[1] == "demo":
+		return c.exit(ctx, c.demo(ctx, []string{"-h"}))
 	}
-	name, args := args[0], args[1:]
-	switch name {
-	case "demo":
-		return c.exit(ctx, "demo", c.demo(ctx, args))
-	case "version":
-		return c.exit(ctx, "version", c.version(args))
-	case "help", "-h", "-help", "--help":
-		return c.exit(ctx, "help", c.help(args))
+	return commands.Main(ctx, root(), append([]string{"host"}, args...), c.stdin, c.stdout, c.stderr)
+}
+
+// outlivePipes is for commands that would leave something behind, were they ended by a
+// write that nobody reads any more (`host demo | head`): the write fails instead.
+func outlivePipes() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
+
+// root is the tree of all commands.
+func root() *cmds.Command {
+	r := commands.Root()
+	r.Subcommands["daemon"] = daemonCommand()
+	r.Subcommands["demo"] = &cmds.Command{ // for lists of commands; run does not come here
+		Helptext: cmds.HelpText{
+			Tagline:          "Two nodes side by side, and their exchanges compared.",
+			ShortDescription: "'host demo -h' tells how.",
+		},
+		NoRemote: true,
 	}
-	return c.exit(ctx, "", usageErrorf("unknown command %q, want demo, version or help", name))
+	r.ProcessHelp()
+	return r
 }
 
 // errHelp is the error of a command that was asked for its help and printed it.
@@ -89,37 +89,20 @@ func usageErrorf(format string, args ...any) error {
 }
 
 // exit tells the user about err and chooses the exit code.
-func (c *cli) exit(ctx context.Context, command string, err error) int {
-	prefix := "host"
-	if command != "" {
-		prefix += " " + command
-	}
+func (c *cli) exit(ctx context.Context, err error) int {
 	var misuse usageError
 	switch {
 	case err == nil, errors.Is(err, errHelp):
 		return exitOK
 	case errors.As(err, &misuse):
-		fmt.Fprintf(c.stderr, "%s: %v\nRun \"%s -h\" for help.\n", prefix, err, prefix)
+		fmt.Fprintf(c.stderr, "host demo: %v\nRun \"host demo -h\" for help.\n", err)
 		return exitUsage
 	case ctx.Err() != nil:
-		fmt.Fprintf(c.stderr, "%s: interrupted\n", prefix)
+		fmt.Fprintln(c.stderr, "host demo: interrupted")
 		return exitInterrupted
 	}
-	fmt.Fprintf(c.stderr, "%s: %v\n", prefix, err)
+	fmt.Fprintf(c.stderr, "host demo: %v\n", err)
 	return exitFailed
-}
-
-func (c *cli) help(args []string) error {
-	switch {
-	case len(args) == 0:
-		_, err := io.WriteString(c.stdout, usage)
-		return err
-	case args[0] == "demo":
-		return c.demo(context.Background(), []string{"-h"})
-	case args[0] == "version":
-		return c.version([]string{"-h"})
-	}
-	return usageErrorf("unknown command %q, want demo or version", args[0])
 }
 
 // parse reads the flags in args, which may stand before and after the operands,

@@ -1,0 +1,117 @@
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/codexchange/codexchange/host/repo"
+	"github.com/codexchange/codexchange/plugin/remote"
+)
+
+// dashboard is what the metrics are shown with.
+const dashboard = "../../packaging/grafana.json"
+
+// Metrics are there for the node, its plugin, libp2p and the gateway, under the
+// names that the dashboard uses, and a scrape is what Prometheus can read.
+func TestMetrics(t *testing.T) {
+	d := start(t, func(c *repo.Config, _ *patience) {
+		c.Exchange.Use = []string{repo.Blockexc, repo.Bitswap}
+		c.Exchange.Plugins = map[string]repo.Plugin{repo.Blockexc: {}} // in a process of its own
+	}, noFetch)
+	root, _ := d.addFile()
+	d.do("GET", d.gateway+"/ipfs/"+root.String(), nil).want(t, "the file", http.StatusOK)
+	d.do("POST", d.api+"/api/v0/version", nil).want(t, "version", http.StatusOK)
+
+	scrape := d.do("GET", d.api+"/debug/metrics/prometheus", nil).want(t, "metrics", http.StatusOK)
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(scrape.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// value is that of the metric whose labels have all these values.
+	value := func(name string, labels ...string) (float64, error) {
+	next:
+		for _, m := range families[name].GetMetric() {
+			for _, l := range labels {
+				if !strings.Contains(fmt.Sprint(m.GetLabel()), fmt.Sprintf("%q", l)) {
+					continue next
+				}
+			}
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue(), nil
+		}
+		return 0, fmt.Errorf("there is no %s with %q", name, labels)
+	}
+	for _, c := range []struct {
+		name   string
+		labels []string
+		ok     func(float64) bool
+	}{
+		{"codexchange_build_info", nil, func(v float64) bool { return v == 1 }},
+		{"codexchange_peers", nil, func(v float64) bool { return v == 0 }},
+		{"codexchange_repo_size_bytes", nil, func(v float64) bool { return v > 10<<10 }},
+		{"codexchange_repo_free_bytes", nil, func(v float64) bool { return v > 0 }},
+		{"codexchange_repo_max_bytes", nil, func(v float64) bool { return v == 1e10 }},
+		{"codexchange_disk_full", nil, func(v float64) bool { return v == 0 }},
+		{"codexchange_writebehind_bytes", nil, func(v float64) bool { return v == 0 }},
+		{"codexchange_exchange_blocks_received_total", []string{"blockexc"}, func(v float64) bool { return v == 0 }},
+		{"codexchange_exchange_blocks_received_total", []string{"bitswap"}, func(v float64) bool { return v == 0 }},
+		{"codexchange_plugin_state", []string{"blockexc", "running"}, func(v float64) bool { return v == 1 }},
+		{"codexchange_plugin_state", []string{"blockexc", "given up"}, func(v float64) bool { return v == 0 }},
+		{"codexchange_plugin_restarts_total", []string{"blockexc"}, func(v float64) bool { return v == 0 }},
+		{"codexchange_plugin_channel_bytes_total", []string{"calls", "from_plugin"}, func(v float64) bool { return v > 0 }},
+		{"codexchange_plugin_memory_bytes", []string{"blockexc"}, func(v float64) bool { return v > 0 }},
+		{"codexchange_plugin_events_total", []string{"blockexc", "timed_out"}, func(v float64) bool { return v == 0 }},
+		{"codexchange_http_requests_total", []string{"api", "200", "post"}, func(v float64) bool { return v == 1 }},
+		{"codexchange_http_requests_in_flight", []string{"api"}, func(v float64) bool { return v == 0 }},
+		{"ipfs_http_gw_responses_total", []string{"200"}, func(v float64) bool { return v == 1 }},
+		{"libp2p_rcmgr_connections", nil, func(float64) bool { return true }},
+		{"go_goroutines", nil, func(v float64) bool { return v > 0 }},
+	} {
+		v, err := value(c.name, c.labels...)
+		if err != nil && !(strings.HasPrefix(c.name, "libp2p_") && strings.Contains(string(scrape.body), "libp2p_")) {
+			t.Error(err)
+		} else if !c.ok(v) {
+			t.Errorf("%s%q is %v", c.name, c.labels, v)
+		}
+	}
+
+	panels, err := os.ReadFile(dashboard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !json.Valid(panels) {
+		t.Errorf("%s is not JSON", dashboard)
+	}
+	used := regexp.MustCompile(`\b(codexchange|ipfs_http)_[a-z0-9_]+`).FindAllString(string(panels), -1)
+	if len(used) == 0 {
+		t.Errorf("%s shows none of our metrics", dashboard)
+	}
+	for _, name := range used {
+		if families[name] == nil {
+			t.Errorf("%s shows %s, which there is not", dashboard, name)
+		}
+	}
+}
+
+// A plugin may count whatever it likes, but not flood the metrics, nor break them.
+func TestEvents(t *testing.T) {
+	s := remote.Stat{More: map[string]uint64{"\xff": 1, strings.Repeat("x", maxEventName+1): 1}}
+	if got := events(s); len(got) != 0 {
+		t.Errorf("names that are no labels: got %q, want none", got)
+	}
+	for i := range 2 * maxEvents {
+		s.More[fmt.Sprintf("event%03d", i)] = 1
+	}
+	if got := events(s); len(got) != maxEvents || got[0] != "event000" {
+		t.Errorf("many names: got %d from %q, want the first %d", len(got), got[0], maxEvents)
+	}
+}
