@@ -8,6 +8,7 @@ import (
 	mplex "github.com/libp2p/go-libp2p-mplex"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/metrics"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
@@ -32,8 +33,9 @@ func NewIdentity() (crypto.PrivKey, error) {
 // connection to a classic Codex node is made of: TCP and Noise, with yamux for
 // those who have it and mplex for those who do not.
 //
-// The limits are libp2p's own, but for the streams of Bitswap.
-func newLibp2p(key crypto.PrivKey) (host.Host, error) {
+// The limits are libp2p's own, but for the streams of Bitswap. What passes is
+// counted in traffic, unless that is nil.
+func newLibp2p(key crypto.PrivKey, traffic metrics.Reporter) (host.Host, error) {
 	lifted := bitswap.Limits()
 	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(lifted.Build(rcmgr.DefaultLimits.AutoScale())))
 	if err != nil {
@@ -47,6 +49,8 @@ func newLibp2p(key crypto.PrivKey) (host.Host, error) {
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.Muxer(mplex.ID, mplex.DefaultTransport),
 		libp2p.ResourceManager(limits),
+		libp2p.BandwidthReporter(traffic),
+		libp2p.UserAgent("codexchange/"+Version()),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("make libp2p host: %w", errors.Join(err, limits.Close()))

@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,6 +57,8 @@ type Options struct {
 	// Listen is where to listen, as multiaddrs over TCP. nil is a free port of
 	// 127.0.0.1.
 	Listen []string
+	// CountTraffic counts what passes to and from peers, see [Node.Traffic].
+	CountTraffic bool
 	// Metrics takes what those exchanges count that run in this process. nil:
 	// nobody does. What a plugin counts is in its Inspect.
 	Metrics prometheus.Registerer
@@ -65,7 +68,8 @@ type Options struct {
 
 // A Node is a running node. Its methods may be called from any goroutine.
 type Node struct {
-	host      host.Host // nil offline
+	host      host.Host                 // nil offline
+	traffic   *metrics.BandwidthCounter // nil if nobody counts
 	written   blockstore.Blockstore
 	store     *writebehind.Store
 	lock      blockstore.GCLocker
@@ -163,7 +167,10 @@ func (n *Node) goOnline(opts Options) (err error) {
 	if opts.Listen == nil {
 		opts.Listen = []string{"/ip4/127.0.0.1/tcp/0"}
 	}
-	if n.host, err = newLibp2p(opts.Identity); err != nil {
+	if opts.CountTraffic {
+		n.traffic = metrics.NewBandwidthCounter()
+	}
+	if n.host, err = newLibp2p(opts.Identity, n.Traffic()); err != nil {
 		return err
 	}
 	n.closers = append(n.closers, n.host.Close)
@@ -189,6 +196,15 @@ func (n *Node) Online() bool { return n.host != nil }
 
 // Host is the libp2p host; nil offline.
 func (n *Node) Host() host.Host { return n.host }
+
+// Traffic is what has passed to and from peers since the start; nil if it is not
+// counted.
+func (n *Node) Traffic() metrics.Reporter {
+	if n.traffic == nil {
+		return nil
+	}
+	return n.traffic
+}
 
 // AddrInfo is the id of the node and where it listens. The node is online.
 func (n *Node) AddrInfo() peer.AddrInfo { return *host.InfoFromHost(n.host) }

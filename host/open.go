@@ -15,7 +15,7 @@ func Open(r *repo.Repo, offline bool, log *slog.Logger, more ...func(*Options)) 
 	opts := Options{
 		Blocks: r.Blocks(), Datastore: r.Datastore(), Identity: r.Identity(),
 		Use: c.Exchange.Use, Plugins: make(map[string]Plugin), Listen: c.Addresses.Swarm,
-		Offline: offline, Log: log,
+		Offline: offline, CountTraffic: true, Log: log,
 	}
 	for name, p := range c.Exchange.Plugins {
 		opts.Plugins[name] = Plugin{Path: p.Path, SHA256: p.SHA256, InProcess: p.InProcess, Config: json.RawMessage(p.Config)}

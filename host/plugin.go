@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	boxo "github.com/ipfs/boxo/exchange"
@@ -24,15 +25,17 @@ const inspectTimeout = 5 * time.Second
 // nodes, and in TestMain of its tests: a node starts the program anew for each
 // plugin that has no path, and in such a process Main does not return.
 func Main() {
-	plugin.Main(version(), map[string]plugin.New{Blockexc: serveBlockexc})
+	plugin.Main(Version(), map[string]plugin.New{Blockexc: serveBlockexc})
 }
 
-// version is that of this program's module.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
+// Version is that of this program, a semantic version without "v"; 0.0.0-devel if
+// it was built from a working tree.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || !strings.HasPrefix(info.Main.Version, "v") {
+		return "0.0.0-devel"
 	}
-	return "unknown"
+	return info.Main.Version[1:]
 }
 
 // serveBlockexc makes the Codex block exchange in a plugin.

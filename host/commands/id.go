@@ -21,6 +21,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multibase"
 
+	node "github.com/codexchange/codexchange/host"
 	"github.com/codexchange/codexchange/host/repo"
 )
 
@@ -296,13 +297,7 @@ func buildVersion() *VersionOutput {
 
 // currentVersion is the version of this program. Clients of the API parse it, so it is
 // a semantic version also where Go knows none.
-func currentVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || !strings.HasPrefix(info.Main.Version, "v") {
-		return "0.0.0-devel"
-	}
-	return info.Main.Version[1:]
-}
+func currentVersion() string { return node.Version() }
 
 // libraries are those that decide how this program talks to others.
 func libraries() (list []*debug.Module) {

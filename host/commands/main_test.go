@@ -17,7 +17,8 @@ import (
 func TestMain(m *testing.M) {
 	host.Main()
 	// leveldb's pool outlives its database by a second.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"),
+		goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run")) // one for the process, which ends by itself
 }
 
 // outcome is what a command line left behind.

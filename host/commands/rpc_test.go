@@ -13,8 +13,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	cmdhttp "github.com/ipfs/go-ipfs-cmds/http"
+	"github.com/libp2p/go-libp2p/core/metrics"
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/codexchange/codexchange/host"
@@ -202,6 +204,13 @@ func TestTwoNodes(t *testing.T) {
 	b.prints("b\n", "cat", treeRoot+"/sub/b")
 	out := filepath.Join(t.TempDir(), "out")
 	b.ok("get", "-o", out, treeRoot)
+	// libp2p counts once in a second.
+	var passed metrics.Stats
+	for end := time.Now().Add(20 * time.Second); passed.TotalIn < 1000; {
+		if err := json.Unmarshal([]byte(b.ok("--enc=json", "stats", "bw", "--peer", other)), &passed); err != nil || time.Now().After(end) {
+			t.Fatalf("stats bw is %+v, %v, want at least the bytes of the files", passed, err)
+		}
+	}
 	b.prints("pinned "+treeRoot+" recursively\n", "pin", "add", "--progress", treeRoot)
 	b.prints(treeRefs, "--offline", "refs", "-r", treeRoot)
 

@@ -29,7 +29,7 @@ func statsCommand() *cmds.Command {
 			Tagline:          "Numbers about the node.",
 			ShortDescription: "'host exchange stat' tells what the exchanges have moved, and the daemon serves metrics for Prometheus at /debug/metrics/prometheus.",
 		},
-		Subcommands: map[string]*cmds.Command{"repo": repoStatCommand()},
+		Subcommands: map[string]*cmds.Command{"bw": bandwidthCommand(), "repo": repoStatCommand()},
 	}
 }
 

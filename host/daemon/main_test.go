@@ -25,7 +25,8 @@ import (
 func TestMain(m *testing.M) {
 	host.Main()
 	// leveldb waits in one of its goroutines for a second after Close has returned.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"),
+		goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run")) // one for the process, which ends by itself
 }
 
 // deadline is how long a test waits for what has to happen.
