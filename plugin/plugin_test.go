@@ -27,6 +27,7 @@ import (
 	"github.com/codexchange/codexchange/exchange/dataset"
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/wire"
+	"github.com/codexchange/codexchange/plugin/internal/subprocess"
 	"github.com/codexchange/codexchange/plugin/internal/supervise"
 	"github.com/codexchange/codexchange/plugin/remote"
 )
@@ -36,7 +37,10 @@ const patience = 20 * time.Second
 
 // The test binary is also its own plugin.
 func TestMain(m *testing.M) {
-	Main("test", map[string]New{"talker": newTalker})
+	if subprocess.PluginName() == corruptName {
+		serveCorrupt()
+	}
+	Main("test", map[string]New{"talker": newTalker, corruptName: nil})
 	goleak.VerifyTestMain(m)
 }
 
