@@ -28,9 +28,12 @@ fuzz: ## fuzz every decoder and the engine, FUZZTIME each (1m)
 bench: ## benchmarks at the seams: engine step, decode, verify, transfer
 	go test -run '^$$' -bench . -benchmem ./exchange/...
 
-e2e: ## a real Kubo, built from source, and Bitswap as a plugin fetch from each other
+e2e: ## real Kubo (built from source), Helia and kubo-rpc-client (npm), and ours, fetch from each other
 	go build -C integration/kubo -o $(CURDIR)/bin/ipfs github.com/ipfs/kubo/cmd/ipfs
+	cd integration/helia && npm ci --no-audit --no-fund
 	CODEXCHANGE_KUBO=$(CURDIR)/bin/ipfs go test -count=1 -run TestKubo -v ./integration/placements
+	CODEXCHANGE_KUBO=$(CURDIR)/bin/ipfs CODEXCHANGE_HELIA=$(CURDIR)/integration/helia CODEXCHANGE_CHURN=60s \
+	  go test -count=1 -timeout 10m -v ./integration/crossing
 
 demo: ## move 64 MiB between two nodes, by the Codex block exchange and by Bitswap
 	go run ./cmd/host demo

@@ -196,7 +196,7 @@ func TestConfig(t *testing.T) {
 		{"sum without path", func(c *Config) { c.SHA256 = sum }, []string{"SHA256 is set without a Path"}},
 		{"path without sum", func(c *Config) { c.Path, c.Here = "/bin/true", nil }, []string{"SHA256 is missing: sha256sum /bin/true prints it"}},
 		{"short sum", func(c *Config) { c.Path, c.Here, c.SHA256 = "/bin/true", nil, "abcd" }, []string{`SHA256 is "abcd", want 64 hexadecimal digits`}},
-		{"no plugin of this program", func(c *Config) { c.Here = nil }, []string{"no such plugin: it has talker"}},
+		{"no plugin of this program", func(c *Config) { c.Here = nil }, []string{"no such plugin: it has corrupt, talker"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := good
