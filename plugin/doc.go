@@ -28,6 +28,7 @@
 //	channel              byte channels: streams, results, and gRPC of the callback
 //	lend, borrow         service Host, in the host and in the plugin
 //	remote               service Exchange, on both sides
+//	memory               memory that both processes have mapped, for what is fetched
 //	internal/subprocess  one process: start, death of either side, logs
 //	internal/supervise   keeps one running: health, back-off, giving up
 //	plugintest           the contract in one process, and the suite for authors
