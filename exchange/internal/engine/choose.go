@@ -310,6 +310,7 @@ func (e *Engine) ask(w *want, p *peerCtx) {
 	w.state, w.peer, w.askedAt, w.size = asked, p, e.now, g.session.size
 	p.asked.push(w)
 	p.load += w.size
+	p.fill()
 	g.load += w.size
 	w.alone = alone
 	if alone {

@@ -71,6 +71,7 @@ type peerCtx struct {
 	trusted int      // sessions in which it may be asked without being probed
 	load    int      // bytes of asked, as far as known
 	window  int      // how many wants it may be asked for at a time
+	filled  bool     // it was asked for as much as it may be, and too little of that has come
 	latency time.Duration
 	answer  time.Duration // running mean of the time from want-block to block when idle, 0 if unknown
 	rate    float64       // bytes/s while it delivers, running mean; 0 if unknown
@@ -142,13 +143,23 @@ func (e *Engine) know(w *want, p *peerCtx) *link {
 // usable reports whether the peer may be asked for anything.
 func (p *peerCtx) usable() bool { return p.up && !p.paused && p.bad < maxBad }
 
-// room reports whether the peer may be asked for one more block now.
-func (p *peerCtx) room() bool {
-	if p.asked.len >= p.window || !p.usable() {
-		return false
-	}
-	return p.asked.len < firstWindow || p.load < p.depth()
+// room reports whether the peer may be asked for one more block now. One that is
+// asked for as much as it may be is then left alone until a quarter of that has
+// come, so that a message asks for several blocks: what a message costs, here and
+// there, is shared by them.
+func (p *peerCtx) room() bool { return p.usable() && !p.filled && !p.loaded(1, 1) }
+
+// loaded reports whether the peer is asked for as much as it may be, or, of that,
+// for more than a part of it.
+func (p *peerCtx) loaded(part, of int) bool {
+	n := p.asked.len * of
+	return n >= p.window*part || n >= firstWindow*part && p.load*of >= p.depth()*part
 }
+
+// fill notes that the peer was asked for one more, drain that it is asked for one
+// less.
+func (p *peerCtx) fill()  { p.filled = p.filled || p.loaded(1, 1) }
+func (p *peerCtx) drain() { p.filled = p.filled && p.loaded(3, 4) && p.asked.len > 0 }
 
 // able reports whether the peer has room and there may be something to ask of it.
 func (p *peerCtx) able() bool { return (p.offers > 0 || p.trusted > 0) && p.room() }

@@ -436,6 +436,7 @@ func (e *Engine) rest(w *want) {
 		p := w.peer
 		p.asked.remove(w)
 		p.load -= w.size
+		p.drain()
 		w.owner().load -= w.size
 		if w.guessed != nil {
 			w.guessed.guesses--
