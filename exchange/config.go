@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/codexchange/codexchange/exchange/errs"
@@ -52,6 +53,10 @@ type Config struct {
 	// BufferedBytes is how much a request may have received and not yet passed
 	// on to its caller before it stops asking for more. Default 16 MiB.
 	BufferedBytes int
+	// ReadAhead is how much a session may fetch of a DAG before it is asked for it,
+	// and hold. All sessions together hold at most eight times as much. Default 16
+	// MiB, up to 1 GiB; negative: nothing is read ahead.
+	ReadAhead int
 	// ServingBytes is how much block data may be in memory on its way out, to
 	// all peers together; what goes by reference (BlockWriter) counts as well.
 	// Default 64 MiB.
@@ -73,6 +78,18 @@ type Config struct {
 	// MaxPrice is the most that a block may cost; dearer announcements are
 	// ignored. Default: any price (the exchange pays nothing by itself).
 	MaxPrice *wire.Price
+
+	// Filter says whether a peer may be given a block. It is called for what the
+	// peer asks for, whether held or not, before anything is said, from several
+	// goroutines. What it refuses is as if we had it not; it is asked again when the
+	// peer asks again, or the block is stored. Default: everybody gets everything.
+	Filter func(p peer.ID, a wire.Address) bool
+	// Score says what a peer is worth, 0 to 100, by what has passed between us. The
+	// network is told (Network.Tag), and when several peers wait for blocks each gets
+	// a share of the bytes in proportion. It is called often, on the loop, and must
+	// return at once without calling the exchange. Default: worth grows with the blocks that
+	// went either way, and shares are equal.
+	Score func(Ledger) int
 
 	// Seed makes the choice among equal peers repeatable. Default: random.
 	Seed uint64
@@ -105,6 +122,9 @@ func (c *Config) check() error {
 	size("WantsPerPeer", &c.WantsPerPeer, 16384, 1024, 1<<24)
 	size("Window", &c.Window, 1024, 1, 1<<20)
 	size("BufferedBytes", &c.BufferedBytes, 16<<20, 1, 1<<40)
+	if c.ReadAhead >= 0 {
+		size("ReadAhead", &c.ReadAhead, 16<<20, 64<<10, 1<<30)
+	}
 	size("ServingBytes", &c.ServingBytes, 64<<20, 1<<20, 1<<40)
 	size("BroadcastPeers", &c.BroadcastPeers, 64, 1, 1<<20)
 	size("SearchPeers", &c.SearchPeers, 10, 1, 1000)
@@ -121,6 +141,10 @@ func (c *Config) check() error {
 }
 
 func (c *Config) engine() engine.Config {
+	var score func(engine.PeerStats) int
+	if c.Score != nil {
+		score = func(s engine.PeerStats) int { return c.Score(Ledger(s)) }
+	}
 	return engine.Config{
 		Window:         c.Window,
 		BufferedBytes:  c.BufferedBytes,
@@ -130,8 +154,11 @@ func (c *Config) engine() engine.Config {
 		SearchDelay:    max(c.SearchDelay, 0),
 		Searches:       c.Router != nil,
 		Serve:          !c.ClientOnly,
+		Filtered:       c.Filter != nil,
 		Price:          c.Price,
 		MaxPrice:       c.MaxPrice,
+		Score:          score,
+		Self:           c.Network.Self(),
 		Seed:           c.Seed,
 	}
 }

@@ -25,12 +25,14 @@
 //
 //	exchange.go  what callers see: Exchange, Session, Stat, Ledger
 //	getter.go    a request, from the caller to the loop and back
+//	ahead.go     what a session fetches before it is asked for; internal/ahead decides
 //	loop.go      the loop
 //	receive.go   streams in: decode, verify, hand to the loop
 //	view.go      what is wanted, for those who verify
 //	link.go      the way out to one peer: a queue, a stream
 //	serve.go     asking the store on behalf of a peer
 //	search.go    finding providers and connecting to them
+//	trace.go     requests that somebody traces
 //	ports.go     what is needed of the world; package adapter has implementations
 //
 // # The way of a block
@@ -49,6 +51,19 @@
 // itself (BlockWriter), as behind a plugin boundary, the link does not read them:
 // it writes "block c goes here", and the bytes never come here.
 //
+// # Reading ahead
+//
+// A session that has fetched a node of a DAG, dag-pb or dag-cbor, reads its links. When
+// its caller asks for the first of them, it asks for those after it as well, in the order
+// in which a walker goes, and holds them until the caller does. So one that asks for
+// a few blocks at a time, such as boxo's reader of files, does not wait for a round
+// trip each time. What may be under way and held grows as it is used, up to
+// Config.ReadAhead, and is little again when it is not: package internal/ahead says
+// how. To the engine these are requests of the session like others. Blocks that the
+// local store has are not asked for, and one that a caller asks for while it is under
+// way is passed on when it comes. Leaves of datasets need none of this: GetLeaves is
+// told all that is wanted, and asks in order.
+//
 // # Goroutines
 //
 // Close waits for all of them. (Package context has one for a moment when a context
@@ -62,6 +77,11 @@
 //	read         one for each stream, inbound or outbound; at most 16 for a peer
 //	forward      one for each GetBlocks or GetLeaves under way, which also reads late
 //	             blocks from the store; GetBlock has none
+//	join         one beside it if some of the blocks had been asked for ahead
+//	run          one for each session that reads ahead, while anything is under way or
+//	             held; reads links; ends 30 to 60 s after the session was last asked for
+//	             something
+//	look         one beside it for a moment, asks the store
 //	finder       at most 8 searches, each with at most 4 dials
 //
 // The loop waits for nobody. What it hands on has a place kept for it: the engine
@@ -77,7 +97,9 @@
 // its lists in pieces of 1,024, one at a time. A request can hold
 // Config.Window wants and Config.BufferedBytes of blocks that were not taken yet
 // (Config.Window blocks, if other requests bring them along), and a CID, or a pair
-// of integers, for each further thing it asked for.
+// of integers, for each further thing it asked for. A session can hold Config.ReadAhead
+// bytes that it was not asked for, all sessions together eight times as much, and the
+// links of some nodes, 16,384 or those of one block of 2 MiB.
 //
 // # Errors
 //

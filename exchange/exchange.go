@@ -41,6 +41,7 @@ type Exchange struct {
 	endMu  sync.Mutex
 
 	lost    lost        // sessions
+	ahead   allAhead    // what sessions hold that they were not asked for yet
 	reading gates       // bounds what one peer has us read at a time
 	refs    atomic.Bool // the latest stream was a BlockWriter, so the next will be
 	meter   meter       // of the loop
@@ -64,6 +65,7 @@ func New(cfg Config) (*Exchange, error) {
 		ctx:     ctx,
 		cancel:  cancel,
 		reading: gates{limit: int64(cfg.MaxFrame)},
+		ahead:   allAhead{limit: aheadSessions * int64(cfg.ReadAhead)},
 		debug:   newWireLog(cfg.Network.Self()),
 	}
 	metrics, err := e.register(cfg.Metrics)
@@ -121,7 +123,7 @@ func (e *Exchange) GetBlock(ctx context.Context, c cid.Cid) (blocks.Block, error
 // The channel is closed when all have come, or ctx ends, or the exchange closes.
 // The number of keys has no bound: what is beyond Config.Window waits.
 func (e *Exchange) GetBlocks(ctx context.Context, keys []cid.Cid) (<-chan blocks.Block, error) {
-	return e.getBlocks(ctx, 0, keys)
+	return e.getBlocks(ctx, 0, keys, nil)
 }
 
 // GetLeaves fetches blocks of a dataset; see LeafFetcher.
@@ -134,16 +136,20 @@ func (e *Exchange) GetLeaves(ctx context.Context, tree Tree, indices ...wire.Ran
 // the blocks of one file.
 func (e *Exchange) NewSession(ctx context.Context) boxo.Fetcher {
 	id := engine.SessionID(e.nextID.Add(1))
-	s := &Session{exchange: e, ctx: ctx, id: id}
+	s := &Session{exchange: e, ctx: ctx, id: id, ahead: e.newReadAhead(id)}
+	gone := lostSession{id: id, ahead: s.ahead}
 	// The engine forgets the session when its context ends, or when nobody holds
 	// it any more, for a context may never end. So what is called then does not
 	// hold s.
-	stop := context.AfterFunc(ctx, func() { e.closeSession(id) })
-	runtime.AddCleanup(s, func(id engine.SessionID) {
+	stop := context.AfterFunc(ctx, func() {
+		gone.ahead.end()
+		e.closeSession(id)
+	})
+	runtime.AddCleanup(s, func(gone lostSession) {
 		if stop() {
-			e.lost.add(id)
+			e.lost.add(gone)
 		}
-	}, id)
+	}, gone)
 	return s
 }
 
@@ -156,16 +162,16 @@ func (e *Exchange) closeSession(id engine.SessionID) {
 // when it comes by with nothing else to do: not before the requests they made.
 type lost struct {
 	mu       sync.Mutex
-	sessions []engine.SessionID
+	sessions []lostSession
 }
 
-func (d *lost) add(id engine.SessionID) {
+func (d *lost) add(s lostSession) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.sessions = append(d.sessions, id)
+	d.sessions = append(d.sessions, s)
 }
 
-func (d *lost) take() []engine.SessionID {
+func (d *lost) take() []lostSession {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	list := d.sessions
@@ -220,6 +226,7 @@ type Session struct {
 	exchange *Exchange
 	ctx      context.Context
 	id       engine.SessionID
+	ahead    *readAhead // nil if nothing is read ahead
 }
 
 // begun is called when a request of the session has been posted. The session may
@@ -237,6 +244,9 @@ func (s *Session) GetBlock(ctx context.Context, c cid.Cid) (blocks.Block, error)
 	ctx, stop := both(ctx, s.ctx)
 	defer stop()
 	defer s.begun()
+	if s.ahead != nil {
+		return s.ahead.getBlock(ctx, c)
+	}
 	return s.exchange.getBlock(ctx, s.id, c)
 }
 
@@ -244,7 +254,10 @@ func (s *Session) GetBlock(ctx context.Context, c cid.Cid) (blocks.Block, error)
 func (s *Session) GetBlocks(ctx context.Context, keys []cid.Cid) (<-chan blocks.Block, error) {
 	ctx, stop := both(ctx, s.ctx)
 	defer s.begun()
-	return s.exchange.getBlocks(ctx, s.id, keys, stop)
+	if s.ahead != nil {
+		return s.ahead.getBlocks(ctx, keys, stop)
+	}
+	return s.exchange.getBlocks(ctx, s.id, keys, nil, stop)
 }
 
 // GetLeaves fetches blocks of a dataset; see LeafFetcher.
@@ -281,6 +294,7 @@ type Stat struct {
 	BytesSent         uint64
 	Asked             uint64 // want-blocks sent
 	TimedOut          uint64 // want-blocks without an answer in time
+	Hedged            uint64 // want-blocks sent to a second peer because the first was late
 	HavesReceived     uint64
 	DontHavesReceived uint64
 	UnwantedPresences uint64
@@ -291,6 +305,13 @@ type Stat struct {
 	Searches          uint64
 	ProvidersFound    uint64
 
+	ReadAheadUsed        uint64 // blocks that sessions asked for ahead of their callers, who then did
+	ReadAheadUsedBytes   uint64
+	ReadAheadWasted      uint64 // blocks given up because the callers did not
+	ReadAheadWastedBytes uint64 // those that had not come count as what they were taken to measure
+
+	ReadAhead int // bytes that are held or under way ahead of callers
+
 	Peers   int // connected, and speaking the protocol
 	Wants   int // active
 	Getters int
@@ -300,10 +321,33 @@ type Stat struct {
 
 // Stat returns the counts; after Close as they were then.
 func (e *Exchange) Stat() (s Stat) {
-	if !e.inspect(func(g *engine.Engine) { s = Stat(g.Stats()) }) {
-		return e.last
+	if !e.inspect(func(g *engine.Engine) { s = statOf(g.Stats()) }) {
+		s = e.last
 	}
+	a := &e.ahead
+	s.ReadAheadUsed, s.ReadAheadUsedBytes = a.used.Load(), a.usedBytes.Load()
+	s.ReadAheadWasted, s.ReadAheadWastedBytes = a.wasted.Load(), a.wastedBytes.Load()
+	s.ReadAhead = int(a.held.Load())
 	return s
+}
+
+// statOf is what the engine has counted; a test sees to it that no field is left out.
+func statOf(s engine.Stats) Stat {
+	return Stat{
+		BlocksReceived: s.BlocksReceived, BytesReceived: s.BytesReceived,
+		Delivered:       s.Delivered,
+		DuplicateBlocks: s.DuplicateBlocks, DuplicateBytes: s.DuplicateBytes,
+		UnrequestedBlocks: s.UnrequestedBlocks,
+		BadBlocks:         s.BadBlocks,
+		BlocksSent:        s.BlocksSent, BytesSent: s.BytesSent,
+		Asked: s.Asked, TimedOut: s.TimedOut, Hedged: s.Hedged,
+		HavesReceived: s.HavesReceived, DontHavesReceived: s.DontHavesReceived, UnwantedPresences: s.UnwantedPresences,
+		WantsDropped: s.WantsDropped, WantsEvicted: s.WantsEvicted,
+		SendsFailed:  s.SendsFailed,
+		PeersShunned: s.PeersShunned,
+		Searches:     s.Searches, ProvidersFound: s.ProvidersFound,
+		Peers: s.Peers, Wants: s.Wants, Getters: s.Getters, Asks: s.Asks, Flying: s.Flying,
+	}
 }
 
 // GetWantlist lists the CIDs that are being asked for, leaves not included.

@@ -13,6 +13,7 @@ import (
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/internal/engine"
 	"github.com/codexchange/codexchange/exchange/merkle"
+	"github.com/codexchange/codexchange/exchange/spans"
 	"github.com/codexchange/codexchange/exchange/wire"
 	"github.com/codexchange/codexchange/exchange/wire/blockexc"
 )
@@ -29,8 +30,10 @@ const tookBlocks = 16
 // stored, or got by another request. Of those only the address is kept, and the
 // block is read from the store when it is its turn.
 type getter struct {
-	id engine.GetterID
-	in chan arrival
+	id     engine.GetterID
+	in     chan arrival
+	traced *traced // nil if it is not
+	shared bool    // in belongs to other requests too, and is not closed
 
 	// Owned by loop.
 	late []arrival // that found no room in in
@@ -64,7 +67,7 @@ func (g *getter) catchUp() {
 		}
 	}
 	g.late = nil
-	if g.all {
+	if g.all && !g.shared {
 		close(g.in)
 	}
 }
@@ -74,6 +77,7 @@ type arrival struct {
 	block   blocks.Block
 	address wire.Address
 	proof   []byte
+	getter  engine.GetterID // that it came for
 }
 
 func (e *Exchange) newGetter(session engine.SessionID, wants []wire.Want) (*getter, engine.Want) {
@@ -97,8 +101,9 @@ func (e *Exchange) newGetter(session engine.SessionID, wants []wire.Want) (*gett
 
 // start begins a request. Who started it calls view.remove with its wants when it
 // has ended, if it was started.
-func (e *Exchange) start(session engine.SessionID, wants []wire.Want) (*getter, bool) {
+func (e *Exchange) start(ctx context.Context, session engine.SessionID, wants []wire.Want) (*getter, bool) {
 	g, ev := e.newGetter(session, wants)
+	g.traced = newTraced(ctx, wants)
 	e.view.add(wants)
 	if !e.post(input{event: ev, getter: g}) {
 		e.view.remove(wants)
@@ -120,8 +125,11 @@ func (e *Exchange) again(ctx context.Context, a wire.Address) (arrival, bool) {
 
 func (e *Exchange) drop(g *getter) { e.post(input{event: engine.Drop{Getter: g.id}}) }
 
-func (e *Exchange) getBlock(ctx context.Context, session engine.SessionID, c cid.Cid) (blocks.Block, error) {
+func (e *Exchange) getBlock(ctx context.Context, session engine.SessionID, c cid.Cid) (_ blocks.Block, err error) {
 	const op = "get block"
+	ctx, span := spans.Start(ctx, "exchange.GetBlock")
+	span.Cid(c)
+	defer func() { span.End(err) }()
 	if err := checkKey(op, c); err != nil {
 		return nil, err
 	}
@@ -129,7 +137,7 @@ func (e *Exchange) getBlock(ctx context.Context, session engine.SessionID, c cid
 		return nil, gaveUp(ctx, op, c)
 	}
 	wants := []wire.Want{wire.WantCid(c)}
-	g, ok := e.start(session, wants)
+	g, ok := e.start(ctx, session, wants)
 	if !ok {
 		return nil, closed(op, wire.CidString(c))
 	}
@@ -206,11 +214,15 @@ func checkIndices(op string, tree Tree, indices []wire.Range) error {
 	return nil
 }
 
-func (e *Exchange) getBlocks(ctx context.Context, session engine.SessionID, keys []cid.Cid, done ...func()) (<-chan blocks.Block, error) {
+// getBlocks calls see, if it is not nil, with each block before it is passed on.
+func (e *Exchange) getBlocks(ctx context.Context, session engine.SessionID, keys []cid.Cid, see func(blocks.Block), done ...func()) (<-chan blocks.Block, error) {
 	wants := make([]wire.Want, 0, len(keys))
 	seen := make(map[cid.Cid]struct{}, len(keys))
 	for _, c := range keys {
 		if err := checkKey("get blocks", c); err != nil {
+			for _, f := range done {
+				f()
+			}
 			return nil, err
 		}
 		if _, again := seen[c]; !again {
@@ -218,7 +230,12 @@ func (e *Exchange) getBlocks(ctx context.Context, session engine.SessionID, keys
 			wants = append(wants, wire.WantCid(c))
 		}
 	}
-	return pump(ctx, e, session, "get blocks", wants, func(a arrival) blocks.Block { return a.block }, done)
+	return pump(ctx, e, session, "get blocks", wants, func(a arrival) blocks.Block {
+		if see != nil {
+			see(a.block)
+		}
+		return a.block
+	}, done)
 }
 
 func (e *Exchange) getLeaves(ctx context.Context, session engine.SessionID, tree Tree, indices []wire.Range, done ...func()) (<-chan LeafBlock, error) {
@@ -281,17 +298,22 @@ func pump[T any](ctx context.Context, e *Exchange, session engine.SessionID, op 
 			return out, nil
 		}
 	}
-	g, started := e.start(session, wants)
+	traced, span := traceMany(ctx, wants)
+	g, started := e.start(traced, session, wants)
 	if started && e.goes(func() {
 		defer finish()
 		defer close(out)
 		defer e.view.remove(wants)
-		if !forward(ctx, e, g, out, as) {
+		if forward(traced, e, g, out, as) {
+			span.End(nil)
+		} else {
+			span.End(errLeft)
 			e.drop(g)
 		}
 	}) {
 		return out, nil
 	}
+	span.End(errs.Closed)
 	if started {
 		e.view.remove(wants)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -21,13 +22,16 @@ const (
 
 	writeWithin = 10 * time.Second // to write a message, and on top of that
 	writeRate   = 100 << 10        // as long as its blocks take at this rate, bytes/s
+
+	maxStreams = 8                // to one peer, if it is of our kind
+	laneIdle   = 30 * time.Second // after which a lane that has had nothing to carry ends
 )
 
 // A link is the way out to one connected peer. The engine has at most one Send,
-// one Lookup and two SendBlocks under way to a peer, so handing them over never
-// waits. Two goroutines work for it, started with the first of them and ended by
-// close: one asks the store (serve.go), the other owns the outbound stream,
-// which is opened when it is first needed, and anew when it has broken.
+// one Lookup and maxStreams+1 SendBlocks under way to a peer, so handing them over
+// never waits. Two goroutines work for it, started with the first of them and ended
+// by close: one asks the store (serve.go), the other owns the first lane. The
+// former starts further lanes, which carry blocks only, when they are of use.
 type link struct {
 	exchange *Exchange
 	peer     peer.ID
@@ -40,7 +44,14 @@ type link struct {
 	blocks chan outgoing
 	jobs   chan engine.Action // Lookup, SendBlocks
 
-	// Owned by write.
+	pace  pace
+	lanes atomic.Int32 // beside the first
+}
+
+// A lane is one outbound stream to the peer of its link, which is opened when it is
+// first needed, and anew when it has broken. One goroutine uses it.
+type lane struct {
+	*link
 	stream   Stream           // nil if there is none
 	writer   *blockexc.Writer // of stream
 	referred bool             // blocks have been written to stream by reference
@@ -62,8 +73,8 @@ func newLink(ctx context.Context, e *Exchange, p peer.ID, epoch uint64) *link {
 	return &link{
 		exchange: e, peer: p, epoch: epoch, ctx: ctx, close: cancel,
 		lists:  make(chan outgoing, 1),
-		blocks: make(chan outgoing, 2),
-		jobs:   make(chan engine.Action, 3),
+		blocks: make(chan outgoing, maxStreams+1),
+		jobs:   make(chan engine.Action, maxStreams+2),
 	}
 }
 
@@ -71,7 +82,7 @@ func (k *link) start() {
 	if !k.started {
 		k.started = true
 		k.exchange.wg.Go(k.ask)
-		k.exchange.wg.Go(k.write)
+		k.exchange.wg.Go((&lane{link: k}).write)
 	}
 }
 
@@ -90,59 +101,107 @@ func (k *link) order(a engine.Action) {
 	k.jobs <- a
 }
 
-// write puts messages on the stream, one after another.
-func (k *link) write() {
-	defer k.hangUp()
+// write is the first lane. It carries everything, one message after another.
+func (l *lane) write() {
+	defer l.hangUp()
 	for {
 		var out outgoing
 		select {
-		case out = <-k.lists:
+		case out = <-l.lists:
 		default:
 			select {
-			case <-k.ctx.Done():
+			case <-l.ctx.Done():
 				return
-			case out = <-k.lists:
-			case out = <-k.blocks:
+			case out = <-l.lists:
+			case out = <-l.blocks:
 			}
 		}
-		out.sent.OK = k.deliver(&out)
-		if k.ctx.Err() != nil || !k.exchange.post(input{event: out.sent}) {
+		if !l.carry(&out) {
 			return
 		}
 	}
 }
 
+// widen starts lanes as it takes to fill the way to the peer; see pace. It is
+// called by ask.
+func (k *link) widen() {
+	if !k.pace.due() {
+		return
+	}
+	n := int(k.lanes.Load()) + 1
+	want := k.pace.streams(k.exchange.cfg.Network.Latency(k.peer), k.exchange.cfg.Network.Streams(k.peer))
+	if want <= n {
+		return
+	}
+	for ; n < want; n++ {
+		k.lanes.Add(1)
+		k.exchange.wg.Go((&lane{link: k}).help)
+	}
+	k.exchange.post(input{event: engine.Streams{Peer: k.peer, Epoch: k.epoch, Streams: n}})
+}
+
+// help is a further lane. It carries blocks until there are none for a while.
+func (l *lane) help() {
+	defer l.hangUp()
+	idle := time.NewTimer(laneIdle)
+	defer idle.Stop()
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-idle.C:
+			n := l.lanes.Add(-1) + 1
+			l.exchange.post(input{event: engine.Streams{Peer: l.peer, Epoch: l.epoch, Streams: int(n)}})
+			return
+		case out := <-l.blocks:
+			if !l.carry(&out) {
+				return
+			}
+			idle.Reset(laneIdle)
+		}
+	}
+}
+
+// carry writes a message and says so; false if the lane has nothing more to do.
+func (l *lane) carry(out *outgoing) bool {
+	out.sent.OK = l.deliver(out)
+	if out.sent.Blocks && out.sent.OK {
+		l.pace.carried(time.Now(), out.size)
+	}
+	return l.ctx.Err() == nil && l.exchange.post(input{event: out.sent})
+}
+
 // deliver writes one message, on a new stream if the one there is has broken. A
 // peer may close a stream at any time and go on with another (protocol note 3).
-func (k *link) deliver(out *outgoing) bool {
+func (l *lane) deliver(out *outgoing) bool {
 	if out.message.Empty() {
 		return true // all of its blocks were gone
 	}
 	pause := retryAfter
 	for try := 1; ; try++ {
-		old := k.stream != nil
-		err := k.put(out)
+		old := l.stream != nil
+		err := l.put(out)
 		if err == nil {
 			return true
 		}
 		// A stream that was open may have been closed since the last message, and one
 		// with references broken over a block. Neither says much of the peer.
-		atOnce := old || k.referred
-		k.hangUp()
-		if k.ctx.Err() != nil {
+		atOnce := old || l.referred
+		l.hangUp()
+		if l.ctx.Err() != nil {
 			return false
 		}
-		k.exchange.cfg.Logger.Debug("message not sent", "peer", k.peer, "try", try, "err", err)
+		l.exchange.cfg.Logger.Debug("message not sent", "peer", l.peer, "try", try, "err", err)
 		// A peer that takes nothing is not sent the same again at once.
 		if try == sendTries || timedOut(err) || errors.Is(err, errs.Invalid) || errors.Is(err, errs.TooLarge) {
-			k.exchange.cfg.Logger.Info("peer cannot be reached; it is left alone for a while", "peer", k.peer, "err", err)
+			l.exchange.cfg.Logger.Info("peer cannot be reached; it is left alone for a while", "peer", l.peer, "err", err)
 			return false
 		}
 		if atOnce {
 			continue
 		}
 		select {
-		case <-k.ctx.Done():
+		case <-l.ctx.Done():
 			return false
 		case <-time.After(pause):
 			pause *= 2
@@ -161,54 +220,54 @@ func timedOut(err error) bool {
 // store, or damaged, and nobody says which. So the next message of blocks, which
 // is that one if it was noticed at once, is made anew of the blocks themselves.
 // Reading them shows what is missing, and the peer gets the others.
-func (k *link) put(out *outgoing) error {
-	if k.stream == nil {
-		if err := k.open(); err != nil {
+func (l *lane) put(out *outgoing) error {
+	if l.stream == nil {
+		if err := l.open(); err != nil {
 			return err
 		}
 	}
-	if _, can := k.stream.(BlockWriter); out.refs && (!can || k.doubtful) {
-		if *out = k.read(out.order, false); out.message.Empty() {
-			k.doubtful = false
+	if _, can := l.stream.(BlockWriter); out.refs && (!can || l.doubtful) {
+		if *out = l.read(out.order, false); out.message.Empty() {
+			l.doubtful = false
 			return nil // they were all gone
 		}
 	}
 	within := writeWithin + time.Duration(out.size)*time.Second/writeRate
-	if err := k.stream.SetWriteDeadline(time.Now().Add(within)); err != nil {
+	if err := l.stream.SetWriteDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
-	k.referred = k.referred || out.refs
-	if err := k.writer.Write(&out.message); err != nil {
+	l.referred = l.referred || out.refs
+	if err := l.writer.Write(&out.message); err != nil {
 		return err
 	}
 	if out.sent.Blocks && !out.refs {
-		k.doubtful = false
+		l.doubtful = false
 	}
-	k.exchange.debug.sent(k.peer, &out.message)
+	l.exchange.debug.sent(l.peer, &out.message)
 	return nil
 }
 
 // open opens the outbound stream and has it read, for a peer may answer on it as
 // well as on a stream of its own (protocol note 2).
-func (k *link) open() error {
-	ctx, cancel := context.WithTimeout(k.ctx, openWithin)
+func (l *lane) open() error {
+	ctx, cancel := context.WithTimeout(l.ctx, openWithin)
 	defer cancel()
-	s, err := k.exchange.cfg.Network.NewStream(ctx, k.peer)
+	s, err := l.exchange.cfg.Network.NewStream(ctx, l.peer)
 	if err != nil {
 		return err
 	}
-	k.stream = s
-	k.writer = blockexc.NewWriter(s, blockexc.Limits{MaxFrame: maxFrame})
-	k.exchange.wg.Go(func() { k.exchange.read(k.ctx, s) })
+	l.stream = s
+	l.writer = blockexc.NewWriter(s, blockexc.Limits{MaxFrame: maxFrame})
+	l.exchange.wg.Go(func() { l.exchange.read(l.ctx, s) })
 	return nil
 }
 
 // hangUp ends the outbound stream, and with it the goroutine that reads it.
-func (k *link) hangUp() {
-	if k.stream != nil {
-		_ = k.stream.Reset() // there is nobody left to tell
-		k.stream, k.writer = nil, nil
-		k.doubtful, k.referred = k.doubtful || k.referred, false
+func (l *lane) hangUp() {
+	if l.stream != nil {
+		_ = l.stream.Reset() // there is nobody left to tell
+		l.stream, l.writer = nil, nil
+		l.doubtful, l.referred = l.doubtful || l.referred, false
 	}
 }
 

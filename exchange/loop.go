@@ -92,7 +92,7 @@ func (l *loop) run() {
 	e := l.exchange
 	defer close(e.stopped)
 	defer func() {
-		e.last = Stat(l.engine.Stats())
+		e.last = statOf(l.engine.Stats())
 		e.last.Peers, e.last.Wants, e.last.Getters, e.last.Asks, e.last.Flying = 0, 0, 0, 0, 0
 	}()
 	l.timer = time.NewTimer(time.Hour)
@@ -130,17 +130,20 @@ func (l *loop) run() {
 // which none of its requests can be in the inbox.
 type lostSession struct {
 	id    engine.SessionID
+	ahead *readAhead
 	after uint64
 }
 
 func (l *loop) closeLost() {
-	for _, id := range l.exchange.lost.take() {
-		l.lost = append(l.lost, lostSession{id, l.inputs + inboxLength})
+	for _, s := range l.exchange.lost.take() {
+		s.after = l.inputs + inboxLength
+		l.lost = append(l.lost, s)
 	}
 	for len(l.lost) > 0 && (l.lost[0].after < l.inputs || len(l.exchange.inbox) == 0) {
-		id := l.lost[0].id
+		s := l.lost[0]
 		l.lost = l.lost[1:]
-		l.step(time.Now(), input{event: engine.CloseSession{Session: id}})
+		s.ahead.end()
+		l.step(time.Now(), input{event: engine.CloseSession{Session: s.id}})
 	}
 }
 
@@ -212,7 +215,7 @@ func (l *loop) do(a engine.Action, in input) {
 	case engine.Deliver:
 		if g := l.getters[a.Getter]; g != nil {
 			got := in.blocks[a.Ref]
-			got.address = a.Address
+			got.address, got.getter = a.Address, a.Getter
 			g.give(got)
 		}
 	case engine.Finish:

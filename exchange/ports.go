@@ -15,6 +15,11 @@ import (
 // ProtocolID is the libp2p protocol that this package speaks.
 const ProtocolID = "/codex/blockexc/1.0.0"
 
+// StreamsID is the name under which a node announces, beside ProtocolID, that it
+// reads several streams of a peer at a time, in whatever order messages come on
+// them. They speak the same protocol, and are opened as ProtocolID.
+const StreamsID = "/codexchange/blockexc/streams/1.0.0"
+
 // A Network is what an exchange needs of a libp2p host: streams, connections,
 // and who is there. Its methods may be called from any goroutine.
 //
@@ -40,13 +45,26 @@ type Network interface {
 	// errs.Unreachable, or errs.Invalid for this node's own id or none.
 	Connect(ctx context.Context, p peer.AddrInfo) error
 
-	// Latency is the measured round trip time to a peer, 0 if unknown.
+	// Latency is the measured round trip time to a peer, 0 if unknown. To ask may
+	// have it measured.
 	Latency(p peer.ID) time.Duration
+
+	// Streams is how many outbound streams a connected peer reads at a time. It is 1
+	// for those that are not known to read more, as the reference does not.
+	Streams(p peer.ID) int
 
 	// Tag sets how much the exchange values its connection to a peer, from 0
 	// (not at all) to 100; the host may prefer to keep valued connections. It
 	// returns at once.
 	Tag(p peer.ID, value int)
+}
+
+// A Neighbourhood is a Network that knows which peers are near: on the local
+// network, or kept by the operator's choice. They are always asked who has a block;
+// of others, in a large neighbourhood, those that have shown something.
+type Neighbourhood interface {
+	// Near is asked once for each PeerUp, and returns at once.
+	Near(p peer.ID) bool
 }
 
 // A Handler hears from a Network. Calls about one peer come in order: PeerUp

@@ -40,7 +40,9 @@ const (
 type handler struct{ *Exchange }
 
 func (h handler) PeerUp(p peer.ID, epoch uint64) {
-	h.post(input{event: engine.PeerUp{Peer: p, Epoch: epoch, Latency: h.cfg.Network.Latency(p)}})
+	n, ok := h.cfg.Network.(Neighbourhood)
+	near := ok && n.Near(p)
+	h.post(input{event: engine.PeerUp{Peer: p, Epoch: epoch, Latency: h.cfg.Network.Latency(p), Near: near}})
 }
 
 func (h handler) PeerDown(p peer.ID, epoch uint64) {

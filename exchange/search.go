@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/codexchange/codexchange/exchange/internal/engine"
+	"github.com/codexchange/codexchange/exchange/spans"
 )
 
 const (
@@ -28,8 +29,9 @@ func (l *loop) search() {
 		key := l.searches[0]
 		l.searches = l.searches[1:]
 		l.searching++
+		ctx := l.searchContext(key)
 		l.exchange.wg.Go(func() {
-			l.finder.find(l.ctx, key)
+			l.finder.find(ctx, key)
 			l.exchange.post(input{event: engine.Searched{Key: key}})
 		})
 	}
@@ -52,6 +54,9 @@ func newFinder(e *Exchange) *finder {
 // are enough or the time is over. What they have shows when they are up.
 func (f *finder) find(closing context.Context, key cid.Cid) {
 	e := f.exchange
+	closing, span := spans.Start(closing, "exchange.FindProviders")
+	span.Cid(key)
+	defer span.End(nil)
 	ctx, cancel := context.WithTimeout(closing, searchWithin)
 	defer cancel()
 	var dials sync.WaitGroup
@@ -77,7 +82,11 @@ func (f *finder) dial(ctx context.Context, key cid.Cid, p peer.AddrInfo) {
 	e := f.exchange
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
-	if err := e.cfg.Network.Connect(ctx, p); err != nil {
+	ctx, span := spans.Start(ctx, "exchange.Connect")
+	span.Peer(p.ID)
+	err := e.cfg.Network.Connect(ctx, p)
+	span.End(err)
+	if err != nil {
 		e.cfg.Logger.Debug("provider cannot be dialled", "peer", p.ID, "err", err)
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return // the exchange closes: that is not the peer's doing

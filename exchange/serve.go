@@ -24,6 +24,7 @@ func (k *link) ask() {
 			case engine.Lookup:
 				k.exchange.post(input{event: k.lookUp(a)})
 			case engine.SendBlocks:
+				k.widen()
 				k.blocks <- k.read(a, k.exchange.refs.Load())
 			}
 		}
@@ -36,8 +37,12 @@ func (k *link) lookUp(a engine.Lookup) engine.Looked {
 	ev := engine.Looked{Peer: a.Peer, Epoch: a.Epoch, Items: make([]engine.LookedItem, len(a.Addresses))}
 	found := k.locate(a.Addresses)
 	k.measure(a.Addresses, found)
+	may := k.exchange.cfg.Filter
 	for i, addr := range a.Addresses {
 		ev.Items[i].Address = addr
+		if may != nil && !may(k.peer, addr) {
+			continue
+		}
 		if size := found[i].Size; size >= 0 && k.fits(addr, size) {
 			ev.Items[i].Held, ev.Items[i].Size = true, size
 		}
@@ -50,7 +55,7 @@ func (k *link) lookUp(a engine.Lookup) engine.Looked {
 // longer true, the stream breaks, and the message is made of bytes. Blocks that
 // are gone are left out, and the engine hears of it.
 func (k *link) read(a engine.SendBlocks, refs bool) outgoing {
-	out := outgoing{order: a, refs: refs, sent: engine.Sent{Peer: a.Peer, Epoch: a.Epoch, Blocks: true}}
+	out := outgoing{order: a, refs: refs, sent: engine.Sent{Peer: a.Peer, Epoch: a.Epoch, Blocks: true, Message: a.Message}}
 	list := make([]wire.Address, len(a.Blocks))
 	for i, b := range a.Blocks {
 		list[i] = b.Address

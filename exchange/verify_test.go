@@ -33,6 +33,7 @@ func (alone) Attach(Handler) (func(), error)                     { return func()
 func (alone) NewStream(context.Context, peer.ID) (Stream, error) { return nil, errs.Unreachable }
 func (alone) Connect(context.Context, peer.AddrInfo) error       { return errs.Unreachable }
 func (alone) Latency(peer.ID) time.Duration                      { return 0 }
+func (alone) Streams(peer.ID) int                                { return 1 }
 func (alone) Tag(peer.ID, int)                                   {}
 func (alone) Size(context.Context, cid.Cid) (int, error)         { return 0, errs.NotFound }
 func (alone) Get(context.Context, cid.Cid) (blocks.Block, error) { return nil, errs.NotFound }

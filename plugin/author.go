@@ -21,6 +21,7 @@ import (
 	"github.com/codexchange/codexchange/plugin/internal/subprocess"
 	"github.com/codexchange/codexchange/plugin/pb"
 	"github.com/codexchange/codexchange/plugin/remote"
+	"github.com/codexchange/codexchange/plugin/tracing"
 )
 
 // An Env is what an exchange is given in a plugin. All of it is the host's and
@@ -56,7 +57,8 @@ type Env struct {
 
 // New makes the exchange of a plugin. The context ends when the exchange has to
 // end, also while it is being made. The exchange is closed when the host is done
-// with it.
+// with it. The contexts of its methods carry the span of whoever asks, if somebody
+// traces it; spans of OpenTelemetry within go where the host's go.
 //
 // Beside exchange.Interface it may have the methods of exchange.SessionExchange
 // and dataset.LeafExchange, and these, which let the host show what it does:
@@ -95,13 +97,26 @@ func Main(version string, plugins map[string]New) {
 
 func serve(version string, new New) {
 	log := subprocess.Log()
-	server := newServer(remote.ServerOptions{Version: version, Usage: subprocess.Usage, Log: log}, func(ctx context.Context, env Env) (boxo.Interface, error) {
+	endTracing := func() error { return nil }
+	server := newServer(remote.ServerOptions{
+		Version: version, Usage: subprocess.Usage, LogLevel: subprocess.SetLogLevel, Log: log,
+	}, func(ctx context.Context, env Env) (boxo.Interface, error) {
 		subprocess.SetLogLevel(env.level)
+		if end, err := tracing.Start(ctx, "-plugin-"+env.Name, version); err != nil {
+			log.Warn("nothing is traced in this process", "err", err)
+		} else {
+			endTracing = end
+		}
 		return new(ctx, env)
 	})
 	subprocess.Serve(subprocess.ServeConfig{
 		Register: func(s *grpc.Server) { pb.RegisterExchangeServer(s, server) },
-		Stop:     func() { _ = server.Close() },
+		Stop: func() {
+			_ = server.Close() // after which nothing is made any more
+			if err := endTracing(); err != nil {
+				log.Warn("spans are lost", "err", err)
+			}
+		},
 	})
 }
 

@@ -44,15 +44,15 @@ func (c *corrupt) Start(ctx context.Context, req *pb.StartRequest) (_ *pb.StartR
 }
 
 // Run answers the first request with garbage.
-func (c *corrupt) Run(stream grpc.ClientStreamingServer[pb.Command, pb.RunReply]) error {
-	if _, err := stream.Recv(); err != nil {
-		return err
+func (c *corrupt) Run(ctx context.Context, _ *pb.RunRequest) (*pb.RunReply, error) {
+	if _, err := c.results.Read(make([]byte, 1)); err != nil {
+		return nil, err
 	}
 	if _, err := c.results.Write([]byte("\x07\x00\x00\x00garbage, and more of it")); err != nil {
-		return err
+		return nil, err
 	}
-	<-stream.Context().Done()
-	return nil
+	<-ctx.Done()
+	return &pb.RunReply{}, nil
 }
 
 func (*corrupt) Ping(context.Context, *pb.PingRequest) (*pb.PingReply, error) {

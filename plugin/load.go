@@ -71,7 +71,8 @@ type Config struct {
 	Policy Policy
 
 	// Log is told what happens to the plugin, and what the plugin logs. nil is
-	// slog.Default().
+	// slog.Default(). Its level may change at any time: the plugin follows with the
+	// next ping.
 	Log *slog.Logger
 }
 
@@ -80,6 +81,21 @@ type Policy = supervise.Policy
 
 // A Status is how things are with a plugin.
 type Status = supervise.Status
+
+// A State is what a plugin is at; its String is how people are told.
+type State = supervise.State
+
+// The states, in the order of a life.
+const (
+	Starting   = supervise.Starting   // before it serves for the first time
+	Running    = supervise.Running    // it serves
+	Restarting = supervise.Restarting // between a crash, or Restart, and serving again
+	GivenUp    = supervise.GivenUp    // after too many crashes, until Restart
+	Stopped    = supervise.Stopped    // after Close
+)
+
+// States returns all of them.
+func States() []State { return []State{Starting, Running, Restarting, GivenUp, Stopped} }
 
 // Counters are the bytes and records that have crossed, over all processes of a
 // plugin.
@@ -143,9 +159,10 @@ func Load(ctx context.Context, cfg Config) (_ *Plugin, err error) {
 				p.client.Fail(err)
 				p.lender.Forget() // peers need not wait for what does not come
 			},
-			Back:   p.client.Recover,
-			Policy: cfg.Policy,
-			Log:    p.log,
+			Back:     p.client.Recover,
+			LogLevel: func() slog.Level { return level(p.log) },
+			Policy:   cfg.Policy,
+			Log:      p.log,
 		})
 	}
 	if err != nil {

@@ -64,10 +64,10 @@ func TestMemory(t *testing.T) {
 	for name, off := range map[string]bool{"on": false, "off": true} {
 		t.Run(name, func(t *testing.T) {
 			near := newHost(t)
-			p, said := load(t, Config{Host: near, Here: newAsker, NoMemory: off})
 			if err := near.Connect(t.Context(), peer.AddrInfo{ID: far.ID(), Addrs: far.Addrs()}); err != nil {
 				t.Fatal(err)
 			}
+			p, said := load(t, Config{Host: near, Here: newAsker, NoMemory: off})
 			got := make(map[cid.Cid]bool)
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()

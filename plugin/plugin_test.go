@@ -40,16 +40,23 @@ func TestMain(m *testing.M) {
 	if subprocess.PluginName() == corruptName {
 		serveCorrupt()
 	}
-	Main("test", map[string]New{"talker": newTalker, corruptName: nil})
+	Main("test", map[string]New{"talker": newTalker, "seeker": newSeeker, corruptName: nil})
 	goleak.VerifyTestMain(m)
 }
 
-// newTalker makes an exchange that has something to say at each level.
+// newTalker makes an exchange that has something to say at each level, and again
+// whenever it is asked for a block.
 func newTalker(_ context.Context, env Env) (boxo.Interface, error) {
-	env.Log.Debug("whispers")
-	env.Log.Info("speaks")
-	env.Log.Error("shouts")
-	return Getter(func(context.Context, cid.Cid) ([]byte, error) { return nil, errs.NotFound }), nil
+	talk := func() {
+		env.Log.Debug("whispers")
+		env.Log.Info("speaks")
+		env.Log.Error("shouts")
+	}
+	talk()
+	return Getter(func(context.Context, cid.Cid) ([]byte, error) {
+		talk()
+		return nil, errs.NotFound
+	}), nil
 }
 
 const proto = protocol.ID("/tiny/1.0.0")
@@ -196,7 +203,7 @@ func TestConfig(t *testing.T) {
 		{"sum without path", func(c *Config) { c.SHA256 = sum }, []string{"SHA256 is set without a Path"}},
 		{"path without sum", func(c *Config) { c.Path, c.Here = "/bin/true", nil }, []string{"SHA256 is missing: sha256sum /bin/true prints it"}},
 		{"short sum", func(c *Config) { c.Path, c.Here, c.SHA256 = "/bin/true", nil, "abcd" }, []string{`SHA256 is "abcd", want 64 hexadecimal digits`}},
-		{"no plugin of this program", func(c *Config) { c.Here = nil }, []string{"no such plugin: it has corrupt, talker"}},
+		{"no plugin of this program", func(c *Config) { c.Here = nil }, []string{"no such plugin: it has corrupt, seeker, talker"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := good
@@ -388,6 +395,26 @@ func TestLogLevel(t *testing.T) {
 				t.Errorf("got %v, want %v; the log is\n%s", got, want, said)
 			}
 		})
+	}
+}
+
+// A plugin that runs hears of it when its host begins to show more of its log.
+func TestLogLevelChanges(t *testing.T) {
+	var level slog.LevelVar
+	said := &logs{}
+	log := slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: &level}))
+	p, _ := load(t, Config{Name: "talker", Log: log, Policy: Policy{Ping: 10 * time.Millisecond}})
+	whispers := func() bool {
+		_, _ = p.Exchange().GetBlock(t.Context(), wanted.Cid())
+		return strings.Contains(said.String(), "msg=whispers")
+	}
+	if whispers() {
+		t.Fatalf("at level %v it whispers", level.Level())
+	}
+	level.Set(slog.LevelDebug)
+	eventually(t, "it whispers", whispers)
+	if status := p.Status(); status.Restarts != 0 {
+		t.Errorf("the plugin was started again %d times, want 0", status.Restarts)
 	}
 }
 

@@ -42,6 +42,7 @@ import (
 	"github.com/ipfs/boxo/routing/providerquerymanager"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
+	metrics "github.com/ipfs/go-metrics-interface"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -60,8 +61,9 @@ var _ boxo.SessionExchange = (*Exchange)(nil)
 // What exchange.Config has besides (leaves, prices, frame and buffer sizes) has
 // no counterpart in Bitswap. The other way round, the sizes of Bitswap's worker
 // pools, MaxOutstandingBytesPerPeer, WantHaveReplaceSize, the score ledger and
-// the request filter are left as they are. Metrics go where the context of New
-// says, as everywhere in boxo.
+// the request filter are left as they are. Metrics go where the process has said
+// by package go-metrics-interface before New, under the names that Kubo's have, such
+// as ipfs_bitswap_blocks_received, unless the context of New has a scope of its own.
 type Options struct {
 	// Router finds providers of blocks that no connected peer has. Nil: only
 	// connected peers are asked.
@@ -96,6 +98,9 @@ type Options struct {
 	// near peer is lost to the session.
 	Patience time.Duration
 }
+
+// metricsScope begins the names of metrics, as in Kubo.
+const metricsScope = "ipfs"
 
 const (
 	// DefaultWindow is half of what a peer keeps, so that two busy sessions fit.
@@ -188,6 +193,9 @@ func New(ctx context.Context, h host.Host, bstore blockstore.Blockstore, o Optio
 		}
 		x.search, router = search, search
 		options = append(options, boxobs.WithClientOption(client.WithDefaultProviderQueryManager(false)))
+	}
+	if ctx.Value(metrics.CtxScopeKey) == nil {
+		ctx = metrics.CtxScope(ctx, metricsScope)
 	}
 	x.bs = boxobs.New(ctx, net, router, bstore, options...)
 
@@ -297,4 +305,24 @@ func (x *Exchange) Stat() (Stat, error) {
 		Wants:          len(s.Wantlist),
 		Peers:          len(s.Peers),
 	}, nil
+}
+
+// A Ledger is what has passed between this node and a peer since the peer connected.
+type Ledger struct {
+	Blocks        uint64 // both ways: Bitswap does not count them apart
+	BytesReceived uint64 // in blocks
+	BytesSent     uint64 // in blocks
+}
+
+// Ledger returns the ledger of a peer that is connected and speaks Bitswap; false of
+// any other. A node that does not serve keeps none.
+func (x *Exchange) Ledger(p peer.ID) (Ledger, bool) {
+	if x.bs.Server == nil || x.host.Network().Connectedness(p) != network.Connected {
+		return Ledger{}, false
+	}
+	if spoken, err := x.host.Peerstore().SupportsProtocols(p, Protocols()...); err != nil || len(spoken) == 0 {
+		return Ledger{}, false
+	}
+	r := x.bs.LedgerForPeer(p)
+	return Ledger{Blocks: r.Exchanged, BytesReceived: r.Recv, BytesSent: r.Sent}, true
 }

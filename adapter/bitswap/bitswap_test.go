@@ -222,6 +222,26 @@ func TestStat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
+	// Each has a ledger of the other with the same bytes, while they are connected.
+	for _, c := range []struct {
+		x    *bitswap.Exchange
+		peer peer.ID
+		want bitswap.Ledger
+	}{
+		{here, g.Nodes[0].ID, bitswap.Ledger{Blocks: 100, BytesReceived: bytes}},
+		{there, g.Nodes[1].ID, bitswap.Ledger{Blocks: 100, BytesSent: bytes}},
+	} {
+		if got, ok := c.x.Ledger(c.peer); !ok || got != c.want {
+			t.Errorf("the ledger of %s is %+v, %v, want %+v", c.peer, got, ok, c.want)
+		}
+	}
+	if err := g.Disconnect(0, 1); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := there.Ledger(g.Nodes[1].ID); ok {
+		t.Errorf("the ledger of a peer that has gone is %+v, want none", got)
+	}
 }
 
 // A router knows one provider of everything.
@@ -335,6 +355,9 @@ func TestClientOnlyServesNothing(t *testing.T) {
 		}
 		if s, err := o.Stat(); err != nil || s.BlocksSent != 0 {
 			t.Fatalf("a client's statistics are %+v, %v, want nothing sent", s, err)
+		}
+		if l, ok := o.Ledger(c.id); ok {
+			t.Fatalf("a client's ledger is %+v, want none", l)
 		}
 	}
 }

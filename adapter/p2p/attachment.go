@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"time"
@@ -26,8 +27,10 @@ type attachment struct {
 	bus    event.Subscription
 	notifs network.Notifiee
 
-	wake  chan struct{} // capacity 1: the queue was empty and is not any more
-	stop  chan struct{} // closed when detach begins
+	wake  chan struct{}   // capacity 1: the queue was empty and is not any more
+	stop  chan struct{}   // closed when detach begins
+	ctx   context.Context // ends then
+	end   context.CancelFunc
 	ended chan struct{} // closed when detach is done
 	calls sync.WaitGroup
 
@@ -48,6 +51,8 @@ type peerState struct {
 	named     bool                  // and this: identify named it, later
 	waiting   []*inbound            // streams that ask to be let in
 	open      map[*inbound]struct{} // these and the ones let in, until they are closed
+	rtt       time.Duration         // as pings have measured it, 0 if they have not
+	pinged    time.Time             // when they last began
 
 	// owned by dispatch
 	epoch uint64   // of the PeerUp that was told, 0 if it is down
@@ -80,10 +85,12 @@ func attach(n *Network, h exchange.Handler) (*attachment, error) {
 		ended: make(chan struct{}),
 		peers: make(map[peer.ID]*peerState),
 	}
+	a.ctx, a.end = context.WithCancel(context.Background())
 	look := func(_ network.Network, c network.Conn) { a.look(c.RemotePeer()) }
 	a.notifs = &network.NotifyBundle{ConnectedF: look, DisconnectedF: look}
 	n.host.Network().Notify(a.notifs)
 	n.host.SetStreamHandler(exchange.ProtocolID, a.accept)
+	n.host.SetStreamHandler(exchange.StreamsID, a.accept)
 	a.lookAtAll()
 	a.calls.Go(a.watch)
 	a.calls.Go(a.dispatch)
@@ -112,10 +119,12 @@ func (a *attachment) detach() {
 	a.mu.Unlock()
 
 	host := a.net.host
+	host.RemoveStreamHandler(exchange.StreamsID)
 	host.RemoveStreamHandler(exchange.ProtocolID)
 	host.Network().StopNotify(a.notifs)
 	_ = a.bus.Close() // cannot fail
 	close(a.stop)
+	a.end()
 	for _, in := range open {
 		_ = in.s.Reset()
 	}

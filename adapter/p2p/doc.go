@@ -51,6 +51,12 @@
 // have that a host process lends to a plugin, the streams given to the exchange
 // are exchange.BlockWriters; otherwise they are not.
 //
+// # Several streams
+//
+// A node announces exchange.StreamsID beside the protocol, so that its own kind
+// opens several streams to it where one does not fill the way. Classic Codex nodes
+// do not, and get one.
+//
 // # Goroutines
 //
 // Between Attach and detach there are two, and detach waits for both:
@@ -61,6 +67,10 @@
 //   - dispatch calls PeerUp and PeerDown, for one peer after the other, holding
 //     no lock. A handler that is slow delays what is told of other peers, and
 //     the queue cannot grow meanwhile beyond the number of peers.
+//
+// A peer that reads several streams is pinged on a goroutine of its own when its
+// latency is asked for and not known: three times, within 10 s, and not again for
+// 5 min. Detach waits for these too.
 //
 // HandleStream runs on the goroutine that the host starts for each stream;
 // detach waits for these calls too, after it has reset the streams.

@@ -49,7 +49,7 @@ type Network struct {
 	epoch atomic.Uint64 // of the latest PeerUp, whichever peer
 
 	mu       sync.Mutex
-	attached bool
+	attached *attachment // nil if there is none
 }
 
 var _ exchange.Network = (*Network)(nil)
@@ -90,14 +90,14 @@ func (n *Network) Attach(h exchange.Handler) (detach func(), err error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.attached {
+	if n.attached != nil {
 		return nil, errs.Errorf(errs.Invalid, errs.Caller, op, "another one is attached")
 	}
 	a, err := attach(n, h)
 	if err != nil {
 		return nil, errs.E(errs.Other, errs.Ours, op, "", err)
 	}
-	n.attached = true
+	n.attached = a
 	return a.detach, nil
 }
 
@@ -105,7 +105,7 @@ func (n *Network) Attach(h exchange.Handler) (detach func(), err error) {
 func (n *Network) released() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.attached = false
+	n.attached = nil
 }
 
 // NewStream opens a stream over a direct connection that exists. It waits for
@@ -164,10 +164,32 @@ func unreachable(ctx context.Context, op string, p peer.ID, err error) error {
 	return errs.E(errs.Unreachable, fault, op, p.String(), err)
 }
 
-// Latency is the round trip time that the host has measured, 0 if it has not.
-// Connecting does not measure; libp2p's ping service does, when somebody runs it.
+// Latency is the round trip time that the host has measured, 0 if it has not. If
+// it matters, because the peer reads several streams, the peer is pinged to find it
+// out, and whoever asks again learns it.
 func (n *Network) Latency(p peer.ID) time.Duration {
-	return n.host.Peerstore().LatencyEWMA(p)
+	if d := n.host.Peerstore().LatencyEWMA(p); d > 0 {
+		return d
+	}
+	n.mu.Lock()
+	a := n.attached
+	n.mu.Unlock()
+	if a == nil || n.Streams(p) < 2 {
+		return 0
+	}
+	return a.latency(p)
+}
+
+// manyStreams is how many outbound streams a peer is said to read at a time that
+// has announced it.
+const manyStreams = 8
+
+// Streams is 8 for peers that have announced exchange.StreamsID, and 1 for others.
+func (n *Network) Streams(p peer.ID) int {
+	if many, err := n.host.Peerstore().SupportsProtocols(p, exchange.StreamsID); err == nil && len(many) > 0 {
+		return manyStreams
+	}
+	return 1
 }
 
 // Tag tells the host's connection manager how much a connection is worth.

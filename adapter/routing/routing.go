@@ -32,9 +32,9 @@ func New(self peer.ID, r routing.ContentDiscovery) *Router { return &Router{self
 // node. Nothing is sent if max is 0 or less. The search is cancelled when max
 // providers have been sent.
 //
-// One goroutine goes with each search. It closes the channel when ctx ends, even
-// if nobody receives; then it waits for the router to close its own, as the
-// router has to when its context ends.
+// One goroutine goes with each search. Once the router has returned it closes the
+// channel when ctx ends, even if nobody receives; then it waits for the router to
+// close its own. The router has to return, and to close, when its context ends.
 func (r *Router) FindProviders(ctx context.Context, c cid.Cid, max int) <-chan peer.AddrInfo {
 	out := make(chan peer.AddrInfo)
 	if max <= 0 || !c.Defined() || ctx.Err() != nil {
@@ -42,9 +42,10 @@ func (r *Router) FindProviders(ctx context.Context, c cid.Cid, max int) <-chan p
 		return out
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	// Asked for all, because some of those it finds do not count.
-	found := r.r.FindProvidersAsync(ctx, c, 0)
 	go func() {
+		// Asked for all, because some of those it finds do not count. Routers that are
+		// made of others return only when the first of these has an answer.
+		found := r.r.FindProvidersAsync(ctx, c, 0)
 		r.forward(ctx, out, found, max)
 		close(out)
 		cancel()

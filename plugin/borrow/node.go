@@ -155,6 +155,9 @@ func newNode(req *pb.StartRequest, o Options) (*Node, error) {
 	return n, nil
 }
 
+// flowWindow is how many bytes of the host's answers may be on their way.
+const flowWindow = 1 << 20
+
 // connect dials the callback channel and makes a gRPC connection of it. There
 // is no second one: when it ends, the node is over.
 func (n *Node) connect(ctx context.Context, stream uint64) error {
@@ -163,7 +166,7 @@ func (n *Node) connect(ctx context.Context, stream uint64) error {
 		return err
 	}
 	var taken atomic.Bool
-	n.grpc, err = grpc.NewClient("passthrough:///host",
+	n.grpc, err = grpc.NewClient("passthrough:///host", append(pb.TraceCalls(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			if taken.Swap(true) {
@@ -172,9 +175,11 @@ func (n *Node) connect(ctx context.Context, stream uint64) error {
 			return callbackConn{callback}, nil
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
+		// Fixed, so that gRPC does not measure the connection with a ping for each message.
+		grpc.WithStaticStreamWindowSize(flowWindow), grpc.WithStaticConnWindowSize(flowWindow),
 		grpc.WithIdleTimeout(0),
 		grpc.WithDisableServiceConfig(),
-	)
+	)...)
 	if err != nil {
 		callback.Reset()
 		<-callback.Done()

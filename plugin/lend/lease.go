@@ -28,6 +28,10 @@ const (
 	// MaxCalls is how many calls of the plugin are served at a time; its client
 	// holds back more.
 	MaxCalls = 512
+	// flowWindow is how many bytes of the plugin's requests may be on their way.
+	// As it is fixed, gRPC does not measure the connection with a ping for each
+	// message.
+	flowWindow = 1 << 20
 	// DialWait is how long the plugin may take to dial the byte channel of a
 	// stream that it was told of.
 	DialWait = 5 * time.Second
@@ -83,6 +87,7 @@ func (l *Lender) Open(dir string) (*Lease, error) {
 	le.ctx, le.cancel = context.WithCancelCause(context.Background())
 	le.server = grpc.NewServer(
 		grpc.MaxRecvMsgSize(MaxRequest), grpc.MaxSendMsgSize(MaxReply), grpc.MaxConcurrentStreams(MaxCalls),
+		grpc.StaticStreamWindowSize(flowWindow), grpc.StaticConnWindowSize(flowWindow),
 		grpc.UnaryInterceptor(le.serveUnary), grpc.StreamInterceptor(le.serveStream))
 	pb.RegisterHostServer(le.server, &server{l: l, le: le})
 	callback, err := channels.ExpectCounting(callbackStream, &l.counters.Calls)

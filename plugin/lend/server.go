@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/exchange/spans"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -86,11 +87,19 @@ func (s *server) OpenStream(ctx context.Context, r *pb.OpenStreamRequest) (*pb.O
 	if err != nil {
 		return &pb.OpenStreamReply{Error: pb.FromError(err)}, nil
 	}
+	ctx, span := start(ctx, "plugin.Host.OpenStream")
+	span.Peer(p)
 	reply, err := s.open(ctx, p, r)
+	span.End(err)
 	if err != nil {
 		return &pb.OpenStreamReply{Error: pb.FromError(unreachable(ctx, op, p, err))}, nil
 	}
 	return reply, nil
+}
+
+// start makes a call a step of the trace that the plugin is working on, if it is one.
+func start(ctx context.Context, name string) (context.Context, spans.Span) {
+	return spans.Start(pb.TraceOfCall(ctx), name)
 }
 
 // open opens a stream to p and expects the plugin to dial it.
@@ -167,7 +176,11 @@ func (s *server) connect(ctx context.Context, r *pb.ConnectRequest) error {
 		}
 		info.Addrs = append(info.Addrs, a)
 	}
-	if err := s.l.opts.Host.Connect(ctx, info); err != nil {
+	ctx, span := start(ctx, "plugin.Host.Connect")
+	span.Peer(p)
+	err = s.l.opts.Host.Connect(ctx, info)
+	span.End(err)
+	if err != nil {
 		return unreachable(ctx, op, p, err)
 	}
 	s.l.look(p)
@@ -276,13 +289,16 @@ func (s *server) leaf(ctx context.Context, root cid.Cid, index uint64) (*pb.Leaf
 	return &pb.Leaf{Cid: block.Bytes(), Proof: proof, Size: size}, nil
 }
 
-func (s *server) FindProviders(r *pb.FindProvidersRequest, ss grpc.ServerStreamingServer[pb.FindProvidersReply]) error {
+func (s *server) FindProviders(r *pb.FindProvidersRequest, ss grpc.ServerStreamingServer[pb.FindProvidersReply]) (err error) {
 	const op = "find providers of"
 	c, err := s.routed(op, r.GetCid())
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ss.Context())
+	ctx, span := start(ss.Context(), "plugin.Host.FindProviders")
+	span.Cid(c)
+	defer func() { span.End(err) }()
+	ctx, cancel := context.WithCancel(ctx)
 	found := s.l.opts.Router.FindProvidersAsync(ctx, c, int(min(r.GetMax(), math.MaxInt32)))
 	defer func() {
 		cancel()

@@ -1,6 +1,6 @@
 // Package pb is the contract between a host and its plugin as messages and gRPC
 // services. plugin.proto is the contract itself, with the meaning of every field;
-// errors.go carries Go errors in it.
+// errors.go carries Go errors in it, trace.go spans.
 //
 // To generate the code again, protoc 3.21 or later is needed beside Go; the
 // generators are tools of this module.

@@ -197,7 +197,7 @@ type StartRequest struct {
 	Socket string `protobuf:"bytes,5,opt,name=socket,proto3" json:"socket,omitempty"`
 	Token  []byte `protobuf:"bytes,6,opt,name=token,proto3" json:"token,omitempty"`
 	// Streams of the byte channels that the plugin dials at once: one on which it
-	// calls Host, and one on which it sends results.
+	// calls Host, and one of commands and results.
 	Callback uint64 `protobuf:"varint,7,opt,name=callback,proto3" json:"callback,omitempty"`
 	Results  uint64 `protobuf:"varint,8,opt,name=results,proto3" json:"results,omitempty"`
 	// What the host can lend beside streams and blocks.
@@ -490,7 +490,9 @@ func (x *StartReply) GetOutbound() bool {
 	return false
 }
 
-// A Command is one thing asked of the exchange.
+// A Command is one thing asked of the exchange: a frame from the host on the
+// results channel. A frame is the length of the message (4 bytes, little-endian, at
+// most 1 MiB), and the message.
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Do:
@@ -502,6 +504,7 @@ type Command struct {
 	//	*Command_EndSession
 	//	*Command_Stored
 	//	*Command_StoredLeaves
+	//	*Command_Passed
 	Do            isCommand_Do `protobuf_oneof:"do"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -607,6 +610,15 @@ func (x *Command) GetStoredLeaves() *StoredLeaves {
 	return nil
 }
 
+func (x *Command) GetPassed() uint64 {
+	if x != nil {
+		if x, ok := x.Do.(*Command_Passed); ok {
+			return x.Passed
+		}
+	}
+	return 0
+}
+
 type isCommand_Do interface {
 	isCommand_Do()
 }
@@ -639,6 +651,12 @@ type Command_StoredLeaves struct {
 	StoredLeaves *StoredLeaves `protobuf:"bytes,7,opt,name=stored_leaves,json=storedLeaves,proto3,oneof"`
 }
 
+type Command_Passed struct {
+	// How much of StartRequest.outbound the host has passed, bytes since the
+	// beginning; see package remote.
+	Passed uint64 `protobuf:"varint,8,opt,name=passed,proto3,oneof"`
+}
+
 func (*Command_Want) isCommand_Do() {}
 
 func (*Command_WantLeaves) isCommand_Do() {}
@@ -653,6 +671,8 @@ func (*Command_Stored) isCommand_Do() {}
 
 func (*Command_StoredLeaves) isCommand_Do() {}
 
+func (*Command_Passed) isCommand_Do() {}
+
 // Want asks for blocks. A request that is too long for one message is sent in
 // several, all with the same request number; more is set on all but the last.
 type Want struct {
@@ -663,6 +683,7 @@ type Want struct {
 	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
 	Single        bool                   `protobuf:"varint,5,opt,name=single,proto3" json:"single,omitempty"` // GetBlock rather than GetBlocks
 	Credit        uint64                 `protobuf:"varint,6,opt,name=credit,proto3" json:"credit,omitempty"` // bytes of blocks that may be sent, see Credit
+	Trace         *Trace                 `protobuf:"bytes,7,opt,name=trace,proto3" json:"trace,omitempty"`    // none if nobody records one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -739,6 +760,13 @@ func (x *Want) GetCredit() uint64 {
 	return 0
 }
 
+func (x *Want) GetTrace() *Trace {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
 // WantLeaves asks for leaves of a tree.
 type WantLeaves struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -749,6 +777,7 @@ type WantLeaves struct {
 	Ranges        []*Range               `protobuf:"bytes,5,rep,name=ranges,proto3" json:"ranges,omitempty"`
 	More          bool                   `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
 	Credit        uint64                 `protobuf:"varint,7,opt,name=credit,proto3" json:"credit,omitempty"`
+	Trace         *Trace                 `protobuf:"bytes,8,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -832,6 +861,68 @@ func (x *WantLeaves) GetCredit() uint64 {
 	return 0
 }
 
+func (x *WantLeaves) GetTrace() *Trace {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
+// Trace is the span of whoever asks, as W3C Trace Context writes it: what is done
+// for the request is part of it. Calls of Host have the same in their metadata,
+// under the names that the W3C gives.
+type Trace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Parent        string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"` // traceparent
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`   // tracestate
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trace) Reset() {
+	*x = Trace{}
+	mi := &file_plugin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trace) ProtoMessage() {}
+
+func (x *Trace) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trace.ProtoReflect.Descriptor instead.
+func (*Trace) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Trace) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *Trace) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 type Range struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	First         uint64                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
@@ -842,7 +933,7 @@ type Range struct {
 
 func (x *Range) Reset() {
 	*x = Range{}
-	mi := &file_plugin_proto_msgTypes[7]
+	mi := &file_plugin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +945,7 @@ func (x *Range) String() string {
 func (*Range) ProtoMessage() {}
 
 func (x *Range) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[7]
+	mi := &file_plugin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +958,7 @@ func (x *Range) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Range.ProtoReflect.Descriptor instead.
 func (*Range) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{7}
+	return file_plugin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Range) GetFirst() uint64 {
@@ -894,7 +985,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_plugin_proto_msgTypes[8]
+	mi := &file_plugin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +997,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[8]
+	mi := &file_plugin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1010,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{8}
+	return file_plugin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Cancel) GetRequest() uint64 {
@@ -942,7 +1033,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_plugin_proto_msgTypes[9]
+	mi := &file_plugin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1045,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[9]
+	mi := &file_plugin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1058,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{9}
+	return file_plugin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Credit) GetRequest() uint64 {
@@ -993,7 +1084,7 @@ type EndSession struct {
 
 func (x *EndSession) Reset() {
 	*x = EndSession{}
-	mi := &file_plugin_proto_msgTypes[10]
+	mi := &file_plugin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1096,7 @@ func (x *EndSession) String() string {
 func (*EndSession) ProtoMessage() {}
 
 func (x *EndSession) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[10]
+	mi := &file_plugin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1109,7 @@ func (x *EndSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndSession.ProtoReflect.Descriptor instead.
 func (*EndSession) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{10}
+	return file_plugin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EndSession) GetSession() uint64 {
@@ -1042,7 +1133,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_plugin_proto_msgTypes[11]
+	mi := &file_plugin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1145,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[11]
+	mi := &file_plugin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1158,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{11}
+	return file_plugin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Stored) GetBlocks() []*StoredBlock {
@@ -1094,7 +1185,7 @@ type StoredBlock struct {
 
 func (x *StoredBlock) Reset() {
 	*x = StoredBlock{}
-	mi := &file_plugin_proto_msgTypes[12]
+	mi := &file_plugin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1197,7 @@ func (x *StoredBlock) String() string {
 func (*StoredBlock) ProtoMessage() {}
 
 func (x *StoredBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[12]
+	mi := &file_plugin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1210,7 @@ func (x *StoredBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredBlock.ProtoReflect.Descriptor instead.
 func (*StoredBlock) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{12}
+	return file_plugin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StoredBlock) GetCid() []byte {
@@ -1146,7 +1237,7 @@ type StoredLeaves struct {
 
 func (x *StoredLeaves) Reset() {
 	*x = StoredLeaves{}
-	mi := &file_plugin_proto_msgTypes[13]
+	mi := &file_plugin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1249,7 @@ func (x *StoredLeaves) String() string {
 func (*StoredLeaves) ProtoMessage() {}
 
 func (x *StoredLeaves) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[13]
+	mi := &file_plugin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1262,7 @@ func (x *StoredLeaves) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredLeaves.ProtoReflect.Descriptor instead.
 func (*StoredLeaves) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{13}
+	return file_plugin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StoredLeaves) GetRoot() []byte {
@@ -1188,6 +1279,42 @@ func (x *StoredLeaves) GetRanges() []*Range {
 	return nil
 }
 
+type RunRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunRequest) Reset() {
+	*x = RunRequest{}
+	mi := &file_plugin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunRequest) ProtoMessage() {}
+
+func (x *RunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
+func (*RunRequest) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{15}
+}
+
 type RunReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1196,7 +1323,7 @@ type RunReply struct {
 
 func (x *RunReply) Reset() {
 	*x = RunReply{}
-	mi := &file_plugin_proto_msgTypes[14]
+	mi := &file_plugin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1335,7 @@ func (x *RunReply) String() string {
 func (*RunReply) ProtoMessage() {}
 
 func (x *RunReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[14]
+	mi := &file_plugin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,10 +1348,10 @@ func (x *RunReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunReply.ProtoReflect.Descriptor instead.
 func (*RunReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{14}
+	return file_plugin_proto_rawDescGZIP(), []int{16}
 }
 
-// A Result is the head of one frame on the results channel. A frame is the
+// A Result is the head of one frame of the plugin on the results channel. A frame is the
 // length of the head (4 bytes, little-endian, at most 65,536), the head, and so
 // many bytes of payload as the head says.
 type Result struct {
@@ -1242,7 +1369,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_plugin_proto_msgTypes[15]
+	mi := &file_plugin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1381,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[15]
+	mi := &file_plugin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1394,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{15}
+	return file_plugin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Result) GetRequest() uint64 {
@@ -1355,7 +1482,7 @@ type BlockResult struct {
 
 func (x *BlockResult) Reset() {
 	*x = BlockResult{}
-	mi := &file_plugin_proto_msgTypes[16]
+	mi := &file_plugin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1494,7 @@ func (x *BlockResult) String() string {
 func (*BlockResult) ProtoMessage() {}
 
 func (x *BlockResult) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[16]
+	mi := &file_plugin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1507,7 @@ func (x *BlockResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockResult.ProtoReflect.Descriptor instead.
 func (*BlockResult) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{16}
+	return file_plugin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BlockResult) GetCid() []byte {
@@ -1441,7 +1568,7 @@ type DoneResult struct {
 
 func (x *DoneResult) Reset() {
 	*x = DoneResult{}
-	mi := &file_plugin_proto_msgTypes[17]
+	mi := &file_plugin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1453,7 +1580,7 @@ func (x *DoneResult) String() string {
 func (*DoneResult) ProtoMessage() {}
 
 func (x *DoneResult) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[17]
+	mi := &file_plugin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1466,7 +1593,7 @@ func (x *DoneResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoneResult.ProtoReflect.Descriptor instead.
 func (*DoneResult) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{17}
+	return file_plugin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DoneResult) GetError() *Error {
@@ -1484,7 +1611,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_plugin_proto_msgTypes[18]
+	mi := &file_plugin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1623,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[18]
+	mi := &file_plugin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1636,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{18}
+	return file_plugin_proto_rawDescGZIP(), []int{20}
 }
 
 type StatReply struct {
@@ -1533,7 +1660,7 @@ type StatReply struct {
 
 func (x *StatReply) Reset() {
 	*x = StatReply{}
-	mi := &file_plugin_proto_msgTypes[19]
+	mi := &file_plugin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1672,7 @@ func (x *StatReply) String() string {
 func (*StatReply) ProtoMessage() {}
 
 func (x *StatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[19]
+	mi := &file_plugin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1685,7 @@ func (x *StatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatReply.ProtoReflect.Descriptor instead.
 func (*StatReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{19}
+	return file_plugin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatReply) GetBlocksReceived() uint64 {
@@ -1647,7 +1774,7 @@ type WantlistRequest struct {
 
 func (x *WantlistRequest) Reset() {
 	*x = WantlistRequest{}
-	mi := &file_plugin_proto_msgTypes[20]
+	mi := &file_plugin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1786,7 @@ func (x *WantlistRequest) String() string {
 func (*WantlistRequest) ProtoMessage() {}
 
 func (x *WantlistRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[20]
+	mi := &file_plugin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1799,7 @@ func (x *WantlistRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantlistRequest.ProtoReflect.Descriptor instead.
 func (*WantlistRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{20}
+	return file_plugin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WantlistRequest) GetPeer() []byte {
@@ -1691,7 +1818,7 @@ type WantlistReply struct {
 
 func (x *WantlistReply) Reset() {
 	*x = WantlistReply{}
-	mi := &file_plugin_proto_msgTypes[21]
+	mi := &file_plugin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1830,7 @@ func (x *WantlistReply) String() string {
 func (*WantlistReply) ProtoMessage() {}
 
 func (x *WantlistReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[21]
+	mi := &file_plugin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1843,7 @@ func (x *WantlistReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantlistReply.ProtoReflect.Descriptor instead.
 func (*WantlistReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{21}
+	return file_plugin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WantlistReply) GetWants() []*Address {
@@ -1738,7 +1865,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_plugin_proto_msgTypes[22]
+	mi := &file_plugin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +1877,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[22]
+	mi := &file_plugin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +1890,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{22}
+	return file_plugin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Address) GetCid() []byte {
@@ -1796,7 +1923,7 @@ type LedgerRequest struct {
 
 func (x *LedgerRequest) Reset() {
 	*x = LedgerRequest{}
-	mi := &file_plugin_proto_msgTypes[23]
+	mi := &file_plugin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1935,7 @@ func (x *LedgerRequest) String() string {
 func (*LedgerRequest) ProtoMessage() {}
 
 func (x *LedgerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[23]
+	mi := &file_plugin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1948,7 @@ func (x *LedgerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerRequest.ProtoReflect.Descriptor instead.
 func (*LedgerRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{23}
+	return file_plugin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LedgerRequest) GetPeer() []byte {
@@ -1845,7 +1972,7 @@ type LedgerReply struct {
 
 func (x *LedgerReply) Reset() {
 	*x = LedgerReply{}
-	mi := &file_plugin_proto_msgTypes[24]
+	mi := &file_plugin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1984,7 @@ func (x *LedgerReply) String() string {
 func (*LedgerReply) ProtoMessage() {}
 
 func (x *LedgerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[24]
+	mi := &file_plugin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1997,7 @@ func (x *LedgerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerReply.ProtoReflect.Descriptor instead.
 func (*LedgerReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{24}
+	return file_plugin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LedgerReply) GetKnown() bool {
@@ -1916,14 +2043,17 @@ func (x *LedgerReply) GetMore() map[string]float64 {
 }
 
 type PingRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How much of a log the host wants to see from now on, as in StartRequest; as
+	// before if it is not set.
+	LogLevel      *int32 `protobuf:"varint,1,opt,name=log_level,json=logLevel,proto3,oneof" json:"log_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_plugin_proto_msgTypes[25]
+	mi := &file_plugin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2065,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[25]
+	mi := &file_plugin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2078,14 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{25}
+	return file_plugin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *PingRequest) GetLogLevel() int32 {
+	if x != nil && x.LogLevel != nil {
+		return *x.LogLevel
+	}
+	return 0
 }
 
 type PingReply struct {
@@ -1959,7 +2096,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_plugin_proto_msgTypes[26]
+	mi := &file_plugin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2108,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[26]
+	mi := &file_plugin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2121,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{26}
+	return file_plugin_proto_rawDescGZIP(), []int{28}
 }
 
 type StopRequest struct {
@@ -1995,7 +2132,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_plugin_proto_msgTypes[27]
+	mi := &file_plugin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2144,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[27]
+	mi := &file_plugin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2157,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{27}
+	return file_plugin_proto_rawDescGZIP(), []int{29}
 }
 
 type StopReply struct {
@@ -2032,7 +2169,7 @@ type StopReply struct {
 
 func (x *StopReply) Reset() {
 	*x = StopReply{}
-	mi := &file_plugin_proto_msgTypes[28]
+	mi := &file_plugin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2181,7 @@ func (x *StopReply) String() string {
 func (*StopReply) ProtoMessage() {}
 
 func (x *StopReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[28]
+	mi := &file_plugin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2194,7 @@ func (x *StopReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopReply.ProtoReflect.Descriptor instead.
 func (*StopReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{28}
+	return file_plugin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StopReply) GetError() *Error {
@@ -2075,7 +2212,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_plugin_proto_msgTypes[29]
+	mi := &file_plugin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2224,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[29]
+	mi := &file_plugin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2100,7 +2237,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{29}
+	return file_plugin_proto_rawDescGZIP(), []int{31}
 }
 
 type Event struct {
@@ -2117,7 +2254,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_plugin_proto_msgTypes[30]
+	mi := &file_plugin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2129,7 +2266,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[30]
+	mi := &file_plugin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2142,7 +2279,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{30}
+	return file_plugin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Event) GetWhat() isEvent_What {
@@ -2224,7 +2361,7 @@ type PeerState struct {
 
 func (x *PeerState) Reset() {
 	*x = PeerState{}
-	mi := &file_plugin_proto_msgTypes[31]
+	mi := &file_plugin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2373,7 @@ func (x *PeerState) String() string {
 func (*PeerState) ProtoMessage() {}
 
 func (x *PeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[31]
+	mi := &file_plugin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2386,7 @@ func (x *PeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
 func (*PeerState) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{31}
+	return file_plugin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PeerState) GetPeer() []byte {
@@ -2315,7 +2452,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_plugin_proto_msgTypes[32]
+	mi := &file_plugin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2464,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[32]
+	mi := &file_plugin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2477,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{32}
+	return file_plugin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Connection) GetId() string {
@@ -2400,7 +2537,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_plugin_proto_msgTypes[33]
+	mi := &file_plugin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2549,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[33]
+	mi := &file_plugin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2562,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{33}
+	return file_plugin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Inbound) GetStream() uint64 {
@@ -2464,7 +2601,7 @@ type Synced struct {
 
 func (x *Synced) Reset() {
 	*x = Synced{}
-	mi := &file_plugin_proto_msgTypes[34]
+	mi := &file_plugin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2613,7 @@ func (x *Synced) String() string {
 func (*Synced) ProtoMessage() {}
 
 func (x *Synced) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[34]
+	mi := &file_plugin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2626,7 @@ func (x *Synced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Synced.ProtoReflect.Descriptor instead.
 func (*Synced) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{34}
+	return file_plugin_proto_rawDescGZIP(), []int{36}
 }
 
 type HandleRequest struct {
@@ -2501,7 +2638,7 @@ type HandleRequest struct {
 
 func (x *HandleRequest) Reset() {
 	*x = HandleRequest{}
-	mi := &file_plugin_proto_msgTypes[35]
+	mi := &file_plugin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2650,7 @@ func (x *HandleRequest) String() string {
 func (*HandleRequest) ProtoMessage() {}
 
 func (x *HandleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[35]
+	mi := &file_plugin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2663,7 @@ func (x *HandleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandleRequest.ProtoReflect.Descriptor instead.
 func (*HandleRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{35}
+	return file_plugin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *HandleRequest) GetProtocol() string {
@@ -2544,7 +2681,7 @@ type HandleReply struct {
 
 func (x *HandleReply) Reset() {
 	*x = HandleReply{}
-	mi := &file_plugin_proto_msgTypes[36]
+	mi := &file_plugin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +2693,7 @@ func (x *HandleReply) String() string {
 func (*HandleReply) ProtoMessage() {}
 
 func (x *HandleReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[36]
+	mi := &file_plugin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +2706,7 @@ func (x *HandleReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandleReply.ProtoReflect.Descriptor instead.
 func (*HandleReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{36}
+	return file_plugin_proto_rawDescGZIP(), []int{38}
 }
 
 type UnhandleRequest struct {
@@ -2581,7 +2718,7 @@ type UnhandleRequest struct {
 
 func (x *UnhandleRequest) Reset() {
 	*x = UnhandleRequest{}
-	mi := &file_plugin_proto_msgTypes[37]
+	mi := &file_plugin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2730,7 @@ func (x *UnhandleRequest) String() string {
 func (*UnhandleRequest) ProtoMessage() {}
 
 func (x *UnhandleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[37]
+	mi := &file_plugin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2743,7 @@ func (x *UnhandleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnhandleRequest.ProtoReflect.Descriptor instead.
 func (*UnhandleRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{37}
+	return file_plugin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UnhandleRequest) GetProtocol() string {
@@ -2624,7 +2761,7 @@ type UnhandleReply struct {
 
 func (x *UnhandleReply) Reset() {
 	*x = UnhandleReply{}
-	mi := &file_plugin_proto_msgTypes[38]
+	mi := &file_plugin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2636,7 +2773,7 @@ func (x *UnhandleReply) String() string {
 func (*UnhandleReply) ProtoMessage() {}
 
 func (x *UnhandleReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[38]
+	mi := &file_plugin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +2786,7 @@ func (x *UnhandleReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnhandleReply.ProtoReflect.Descriptor instead.
 func (*UnhandleReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{38}
+	return file_plugin_proto_rawDescGZIP(), []int{40}
 }
 
 type OpenStreamRequest struct {
@@ -2665,7 +2802,7 @@ type OpenStreamRequest struct {
 
 func (x *OpenStreamRequest) Reset() {
 	*x = OpenStreamRequest{}
-	mi := &file_plugin_proto_msgTypes[39]
+	mi := &file_plugin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +2814,7 @@ func (x *OpenStreamRequest) String() string {
 func (*OpenStreamRequest) ProtoMessage() {}
 
 func (x *OpenStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[39]
+	mi := &file_plugin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +2827,7 @@ func (x *OpenStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenStreamRequest.ProtoReflect.Descriptor instead.
 func (*OpenStreamRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{39}
+	return file_plugin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OpenStreamRequest) GetPeer() []byte {
@@ -2740,7 +2877,7 @@ type OpenStreamReply struct {
 
 func (x *OpenStreamReply) Reset() {
 	*x = OpenStreamReply{}
-	mi := &file_plugin_proto_msgTypes[40]
+	mi := &file_plugin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +2889,7 @@ func (x *OpenStreamReply) String() string {
 func (*OpenStreamReply) ProtoMessage() {}
 
 func (x *OpenStreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[40]
+	mi := &file_plugin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +2902,7 @@ func (x *OpenStreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenStreamReply.ProtoReflect.Descriptor instead.
 func (*OpenStreamReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{40}
+	return file_plugin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *OpenStreamReply) GetError() *Error {
@@ -2806,7 +2943,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_plugin_proto_msgTypes[41]
+	mi := &file_plugin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +2955,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[41]
+	mi := &file_plugin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +2968,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{41}
+	return file_plugin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ConnectRequest) GetPeer() []byte {
@@ -2857,7 +2994,7 @@ type ConnectReply struct {
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_plugin_proto_msgTypes[42]
+	mi := &file_plugin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +3006,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[42]
+	mi := &file_plugin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +3019,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{42}
+	return file_plugin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ConnectReply) GetError() *Error {
@@ -2901,7 +3038,7 @@ type ValueRequest struct {
 
 func (x *ValueRequest) Reset() {
 	*x = ValueRequest{}
-	mi := &file_plugin_proto_msgTypes[43]
+	mi := &file_plugin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2913,7 +3050,7 @@ func (x *ValueRequest) String() string {
 func (*ValueRequest) ProtoMessage() {}
 
 func (x *ValueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[43]
+	mi := &file_plugin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2926,7 +3063,7 @@ func (x *ValueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValueRequest.ProtoReflect.Descriptor instead.
 func (*ValueRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{43}
+	return file_plugin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ValueRequest) GetValues() []*PeerValue {
@@ -2952,7 +3089,7 @@ type PeerValue struct {
 
 func (x *PeerValue) Reset() {
 	*x = PeerValue{}
-	mi := &file_plugin_proto_msgTypes[44]
+	mi := &file_plugin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2964,7 +3101,7 @@ func (x *PeerValue) String() string {
 func (*PeerValue) ProtoMessage() {}
 
 func (x *PeerValue) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[44]
+	mi := &file_plugin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2977,7 +3114,7 @@ func (x *PeerValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerValue.ProtoReflect.Descriptor instead.
 func (*PeerValue) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{44}
+	return file_plugin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PeerValue) GetPeer() []byte {
@@ -3058,7 +3195,7 @@ type ValueReply struct {
 
 func (x *ValueReply) Reset() {
 	*x = ValueReply{}
-	mi := &file_plugin_proto_msgTypes[45]
+	mi := &file_plugin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3070,7 +3207,7 @@ func (x *ValueReply) String() string {
 func (*ValueReply) ProtoMessage() {}
 
 func (x *ValueReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[45]
+	mi := &file_plugin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3083,7 +3220,7 @@ func (x *ValueReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValueReply.ProtoReflect.Descriptor instead.
 func (*ValueReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{45}
+	return file_plugin_proto_rawDescGZIP(), []int{47}
 }
 
 type SizesRequest struct {
@@ -3095,7 +3232,7 @@ type SizesRequest struct {
 
 func (x *SizesRequest) Reset() {
 	*x = SizesRequest{}
-	mi := &file_plugin_proto_msgTypes[46]
+	mi := &file_plugin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3244,7 @@ func (x *SizesRequest) String() string {
 func (*SizesRequest) ProtoMessage() {}
 
 func (x *SizesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[46]
+	mi := &file_plugin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +3257,7 @@ func (x *SizesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizesRequest.ProtoReflect.Descriptor instead.
 func (*SizesRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{46}
+	return file_plugin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SizesRequest) GetCids() [][]byte {
@@ -3141,7 +3278,7 @@ type SizesReply struct {
 
 func (x *SizesReply) Reset() {
 	*x = SizesReply{}
-	mi := &file_plugin_proto_msgTypes[47]
+	mi := &file_plugin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3153,7 +3290,7 @@ func (x *SizesReply) String() string {
 func (*SizesReply) ProtoMessage() {}
 
 func (x *SizesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[47]
+	mi := &file_plugin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3166,7 +3303,7 @@ func (x *SizesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizesReply.ProtoReflect.Descriptor instead.
 func (*SizesReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{47}
+	return file_plugin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SizesReply) GetSizes() []int64 {
@@ -3192,7 +3329,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_plugin_proto_msgTypes[48]
+	mi := &file_plugin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3204,7 +3341,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[48]
+	mi := &file_plugin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3217,7 +3354,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{48}
+	return file_plugin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ReadRequest) GetCid() []byte {
@@ -3238,7 +3375,7 @@ type ReadReply struct {
 
 func (x *ReadReply) Reset() {
 	*x = ReadReply{}
-	mi := &file_plugin_proto_msgTypes[49]
+	mi := &file_plugin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3387,7 @@ func (x *ReadReply) String() string {
 func (*ReadReply) ProtoMessage() {}
 
 func (x *ReadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[49]
+	mi := &file_plugin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3400,7 @@ func (x *ReadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadReply.ProtoReflect.Descriptor instead.
 func (*ReadReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{49}
+	return file_plugin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ReadReply) GetError() *Error {
@@ -3297,7 +3434,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_plugin_proto_msgTypes[50]
+	mi := &file_plugin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3446,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[50]
+	mi := &file_plugin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3459,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{50}
+	return file_plugin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LeavesRequest) GetRoot() []byte {
@@ -3349,7 +3486,7 @@ type LeavesReply struct {
 
 func (x *LeavesReply) Reset() {
 	*x = LeavesReply{}
-	mi := &file_plugin_proto_msgTypes[51]
+	mi := &file_plugin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3498,7 @@ func (x *LeavesReply) String() string {
 func (*LeavesReply) ProtoMessage() {}
 
 func (x *LeavesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[51]
+	mi := &file_plugin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3511,7 @@ func (x *LeavesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesReply.ProtoReflect.Descriptor instead.
 func (*LeavesReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{51}
+	return file_plugin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LeavesReply) GetLeaves() []*Leaf {
@@ -3402,7 +3539,7 @@ type Leaf struct {
 
 func (x *Leaf) Reset() {
 	*x = Leaf{}
-	mi := &file_plugin_proto_msgTypes[52]
+	mi := &file_plugin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3414,7 +3551,7 @@ func (x *Leaf) String() string {
 func (*Leaf) ProtoMessage() {}
 
 func (x *Leaf) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[52]
+	mi := &file_plugin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3427,7 +3564,7 @@ func (x *Leaf) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leaf.ProtoReflect.Descriptor instead.
 func (*Leaf) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{52}
+	return file_plugin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Leaf) GetCid() []byte {
@@ -3461,7 +3598,7 @@ type FindProvidersRequest struct {
 
 func (x *FindProvidersRequest) Reset() {
 	*x = FindProvidersRequest{}
-	mi := &file_plugin_proto_msgTypes[53]
+	mi := &file_plugin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3473,7 +3610,7 @@ func (x *FindProvidersRequest) String() string {
 func (*FindProvidersRequest) ProtoMessage() {}
 
 func (x *FindProvidersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[53]
+	mi := &file_plugin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3486,7 +3623,7 @@ func (x *FindProvidersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindProvidersRequest.ProtoReflect.Descriptor instead.
 func (*FindProvidersRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{53}
+	return file_plugin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FindProvidersRequest) GetCid() []byte {
@@ -3513,7 +3650,7 @@ type FindProvidersReply struct {
 
 func (x *FindProvidersReply) Reset() {
 	*x = FindProvidersReply{}
-	mi := &file_plugin_proto_msgTypes[54]
+	mi := &file_plugin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3525,7 +3662,7 @@ func (x *FindProvidersReply) String() string {
 func (*FindProvidersReply) ProtoMessage() {}
 
 func (x *FindProvidersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[54]
+	mi := &file_plugin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3538,7 +3675,7 @@ func (x *FindProvidersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindProvidersReply.ProtoReflect.Descriptor instead.
 func (*FindProvidersReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{54}
+	return file_plugin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FindProvidersReply) GetPeer() []byte {
@@ -3565,7 +3702,7 @@ type ProvideRequest struct {
 
 func (x *ProvideRequest) Reset() {
 	*x = ProvideRequest{}
-	mi := &file_plugin_proto_msgTypes[55]
+	mi := &file_plugin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3577,7 +3714,7 @@ func (x *ProvideRequest) String() string {
 func (*ProvideRequest) ProtoMessage() {}
 
 func (x *ProvideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[55]
+	mi := &file_plugin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3590,7 +3727,7 @@ func (x *ProvideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvideRequest.ProtoReflect.Descriptor instead.
 func (*ProvideRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{55}
+	return file_plugin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ProvideRequest) GetCid() []byte {
@@ -3616,7 +3753,7 @@ type ProvideReply struct {
 
 func (x *ProvideReply) Reset() {
 	*x = ProvideReply{}
-	mi := &file_plugin_proto_msgTypes[56]
+	mi := &file_plugin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3628,7 +3765,7 @@ func (x *ProvideReply) String() string {
 func (*ProvideReply) ProtoMessage() {}
 
 func (x *ProvideReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[56]
+	mi := &file_plugin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3641,7 +3778,7 @@ func (x *ProvideReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvideReply.ProtoReflect.Descriptor instead.
 func (*ProvideReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{56}
+	return file_plugin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ProvideReply) GetError() *Error {
@@ -3663,7 +3800,7 @@ type Error_Fault struct {
 
 func (x *Error_Fault) Reset() {
 	*x = Error_Fault{}
-	mi := &file_plugin_proto_msgTypes[57]
+	mi := &file_plugin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3675,7 +3812,7 @@ func (x *Error_Fault) String() string {
 func (*Error_Fault) ProtoMessage() {}
 
 func (x *Error_Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[57]
+	mi := &file_plugin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3729,7 +3866,7 @@ type Error_StreamReset struct {
 
 func (x *Error_StreamReset) Reset() {
 	*x = Error_StreamReset{}
-	mi := &file_plugin_proto_msgTypes[58]
+	mi := &file_plugin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3741,7 +3878,7 @@ func (x *Error_StreamReset) String() string {
 func (*Error_StreamReset) ProtoMessage() {}
 
 func (x *Error_StreamReset) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[58]
+	mi := &file_plugin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3820,7 +3957,7 @@ const file_plugin_proto_rawDesc = "" +
 	"\x06ledger\x18\x05 \x01(\bR\x06ledger\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12\x18\n" +
 	"\ainbound\x18\a \x01(\bR\ainbound\x12\x1a\n" +
-	"\boutbound\x18\b \x01(\bR\boutbound\"\xc5\x03\n" +
+	"\boutbound\x18\b \x01(\bR\boutbound\"\xdf\x03\n" +
 	"\aCommand\x121\n" +
 	"\x04want\x18\x01 \x01(\v2\x1b.codexchange.plugin.v1.WantH\x00R\x04want\x12D\n" +
 	"\vwant_leaves\x18\x02 \x01(\v2!.codexchange.plugin.v1.WantLeavesH\x00R\n" +
@@ -3830,15 +3967,17 @@ const file_plugin_proto_rawDesc = "" +
 	"\vend_session\x18\x05 \x01(\v2!.codexchange.plugin.v1.EndSessionH\x00R\n" +
 	"endSession\x127\n" +
 	"\x06stored\x18\x06 \x01(\v2\x1d.codexchange.plugin.v1.StoredH\x00R\x06stored\x12J\n" +
-	"\rstored_leaves\x18\a \x01(\v2#.codexchange.plugin.v1.StoredLeavesH\x00R\fstoredLeavesB\x04\n" +
-	"\x02do\"\x92\x01\n" +
+	"\rstored_leaves\x18\a \x01(\v2#.codexchange.plugin.v1.StoredLeavesH\x00R\fstoredLeaves\x12\x18\n" +
+	"\x06passed\x18\b \x01(\x04H\x00R\x06passedB\x04\n" +
+	"\x02do\"\xc6\x01\n" +
 	"\x04Want\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x12\n" +
 	"\x04cids\x18\x03 \x03(\fR\x04cids\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12\x16\n" +
 	"\x06single\x18\x05 \x01(\bR\x06single\x12\x16\n" +
-	"\x06credit\x18\x06 \x01(\x04R\x06credit\"\xce\x01\n" +
+	"\x06credit\x18\x06 \x01(\x04R\x06credit\x122\n" +
+	"\x05trace\x18\a \x01(\v2\x1c.codexchange.plugin.v1.TraceR\x05trace\"\x82\x02\n" +
 	"\n" +
 	"WantLeaves\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x18\n" +
@@ -3847,7 +3986,11 @@ const file_plugin_proto_rawDesc = "" +
 	"\x06leaves\x18\x04 \x01(\x04R\x06leaves\x124\n" +
 	"\x06ranges\x18\x05 \x03(\v2\x1c.codexchange.plugin.v1.RangeR\x06ranges\x12\x12\n" +
 	"\x04more\x18\x06 \x01(\bR\x04more\x12\x16\n" +
-	"\x06credit\x18\a \x01(\x04R\x06credit\"3\n" +
+	"\x06credit\x18\a \x01(\x04R\x06credit\x122\n" +
+	"\x05trace\x18\b \x01(\v2\x1c.codexchange.plugin.v1.TraceR\x05trace\"5\n" +
+	"\x05Trace\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\"3\n" +
 	"\x05Range\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\"\"\n" +
@@ -3867,7 +4010,9 @@ const file_plugin_proto_rawDesc = "" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\"X\n" +
 	"\fStoredLeaves\x12\x12\n" +
 	"\x04root\x18\x01 \x01(\fR\x04root\x124\n" +
-	"\x06ranges\x18\x02 \x03(\v2\x1c.codexchange.plugin.v1.RangeR\x06ranges\"\n" +
+	"\x06ranges\x18\x02 \x03(\v2\x1c.codexchange.plugin.v1.RangeR\x06ranges\"\f\n" +
+	"\n" +
+	"RunRequest\"\n" +
 	"\n" +
 	"\bRunReply\"\xd9\x01\n" +
 	"\x06Result\x12\x18\n" +
@@ -3927,8 +4072,11 @@ const file_plugin_proto_rawDesc = "" +
 	"\x04more\x18\x06 \x03(\v2,.codexchange.plugin.v1.LedgerReply.MoreEntryR\x04more\x1a7\n" +
 	"\tMoreEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\r\n" +
-	"\vPingRequest\"\v\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"=\n" +
+	"\vPingRequest\x12 \n" +
+	"\tlog_level\x18\x01 \x01(\x05H\x00R\blogLevel\x88\x01\x01B\f\n" +
+	"\n" +
+	"_log_level\"\v\n" +
 	"\tPingReply\"\r\n" +
 	"\vStopRequest\"?\n" +
 	"\tStopReply\x122\n" +
@@ -4034,10 +4182,10 @@ const file_plugin_proto_rawDesc = "" +
 	"\x03cid\x18\x01 \x01(\fR\x03cid\x12\x1a\n" +
 	"\bannounce\x18\x02 \x01(\bR\bannounce\"B\n" +
 	"\fProvideReply\x122\n" +
-	"\x05error\x18\x01 \x01(\v2\x1c.codexchange.plugin.v1.ErrorR\x05error2\xbf\x04\n" +
+	"\x05error\x18\x01 \x01(\v2\x1c.codexchange.plugin.v1.ErrorR\x05error2\xc0\x04\n" +
 	"\bExchange\x12O\n" +
-	"\x05Start\x12#.codexchange.plugin.v1.StartRequest\x1a!.codexchange.plugin.v1.StartReply\x12H\n" +
-	"\x03Run\x12\x1e.codexchange.plugin.v1.Command\x1a\x1f.codexchange.plugin.v1.RunReply(\x01\x12L\n" +
+	"\x05Start\x12#.codexchange.plugin.v1.StartRequest\x1a!.codexchange.plugin.v1.StartReply\x12I\n" +
+	"\x03Run\x12!.codexchange.plugin.v1.RunRequest\x1a\x1f.codexchange.plugin.v1.RunReply\x12L\n" +
 	"\x04Stat\x12\".codexchange.plugin.v1.StatRequest\x1a .codexchange.plugin.v1.StatReply\x12Z\n" +
 	"\bWantlist\x12&.codexchange.plugin.v1.WantlistRequest\x1a$.codexchange.plugin.v1.WantlistReply0\x01\x12R\n" +
 	"\x06Ledger\x12$.codexchange.plugin.v1.LedgerRequest\x1a\".codexchange.plugin.v1.LedgerReply\x12L\n" +
@@ -4069,7 +4217,7 @@ func file_plugin_proto_rawDescGZIP() []byte {
 	return file_plugin_proto_rawDescData
 }
 
-var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_plugin_proto_goTypes = []any{
 	(*Error)(nil),                // 0: codexchange.plugin.v1.Error
 	(*StartRequest)(nil),         // 1: codexchange.plugin.v1.StartRequest
@@ -4078,138 +4226,142 @@ var file_plugin_proto_goTypes = []any{
 	(*Command)(nil),              // 4: codexchange.plugin.v1.Command
 	(*Want)(nil),                 // 5: codexchange.plugin.v1.Want
 	(*WantLeaves)(nil),           // 6: codexchange.plugin.v1.WantLeaves
-	(*Range)(nil),                // 7: codexchange.plugin.v1.Range
-	(*Cancel)(nil),               // 8: codexchange.plugin.v1.Cancel
-	(*Credit)(nil),               // 9: codexchange.plugin.v1.Credit
-	(*EndSession)(nil),           // 10: codexchange.plugin.v1.EndSession
-	(*Stored)(nil),               // 11: codexchange.plugin.v1.Stored
-	(*StoredBlock)(nil),          // 12: codexchange.plugin.v1.StoredBlock
-	(*StoredLeaves)(nil),         // 13: codexchange.plugin.v1.StoredLeaves
-	(*RunReply)(nil),             // 14: codexchange.plugin.v1.RunReply
-	(*Result)(nil),               // 15: codexchange.plugin.v1.Result
-	(*BlockResult)(nil),          // 16: codexchange.plugin.v1.BlockResult
-	(*DoneResult)(nil),           // 17: codexchange.plugin.v1.DoneResult
-	(*StatRequest)(nil),          // 18: codexchange.plugin.v1.StatRequest
-	(*StatReply)(nil),            // 19: codexchange.plugin.v1.StatReply
-	(*WantlistRequest)(nil),      // 20: codexchange.plugin.v1.WantlistRequest
-	(*WantlistReply)(nil),        // 21: codexchange.plugin.v1.WantlistReply
-	(*Address)(nil),              // 22: codexchange.plugin.v1.Address
-	(*LedgerRequest)(nil),        // 23: codexchange.plugin.v1.LedgerRequest
-	(*LedgerReply)(nil),          // 24: codexchange.plugin.v1.LedgerReply
-	(*PingRequest)(nil),          // 25: codexchange.plugin.v1.PingRequest
-	(*PingReply)(nil),            // 26: codexchange.plugin.v1.PingReply
-	(*StopRequest)(nil),          // 27: codexchange.plugin.v1.StopRequest
-	(*StopReply)(nil),            // 28: codexchange.plugin.v1.StopReply
-	(*EventsRequest)(nil),        // 29: codexchange.plugin.v1.EventsRequest
-	(*Event)(nil),                // 30: codexchange.plugin.v1.Event
-	(*PeerState)(nil),            // 31: codexchange.plugin.v1.PeerState
-	(*Connection)(nil),           // 32: codexchange.plugin.v1.Connection
-	(*Inbound)(nil),              // 33: codexchange.plugin.v1.Inbound
-	(*Synced)(nil),               // 34: codexchange.plugin.v1.Synced
-	(*HandleRequest)(nil),        // 35: codexchange.plugin.v1.HandleRequest
-	(*HandleReply)(nil),          // 36: codexchange.plugin.v1.HandleReply
-	(*UnhandleRequest)(nil),      // 37: codexchange.plugin.v1.UnhandleRequest
-	(*UnhandleReply)(nil),        // 38: codexchange.plugin.v1.UnhandleReply
-	(*OpenStreamRequest)(nil),    // 39: codexchange.plugin.v1.OpenStreamRequest
-	(*OpenStreamReply)(nil),      // 40: codexchange.plugin.v1.OpenStreamReply
-	(*ConnectRequest)(nil),       // 41: codexchange.plugin.v1.ConnectRequest
-	(*ConnectReply)(nil),         // 42: codexchange.plugin.v1.ConnectReply
-	(*ValueRequest)(nil),         // 43: codexchange.plugin.v1.ValueRequest
-	(*PeerValue)(nil),            // 44: codexchange.plugin.v1.PeerValue
-	(*ValueReply)(nil),           // 45: codexchange.plugin.v1.ValueReply
-	(*SizesRequest)(nil),         // 46: codexchange.plugin.v1.SizesRequest
-	(*SizesReply)(nil),           // 47: codexchange.plugin.v1.SizesReply
-	(*ReadRequest)(nil),          // 48: codexchange.plugin.v1.ReadRequest
-	(*ReadReply)(nil),            // 49: codexchange.plugin.v1.ReadReply
-	(*LeavesRequest)(nil),        // 50: codexchange.plugin.v1.LeavesRequest
-	(*LeavesReply)(nil),          // 51: codexchange.plugin.v1.LeavesReply
-	(*Leaf)(nil),                 // 52: codexchange.plugin.v1.Leaf
-	(*FindProvidersRequest)(nil), // 53: codexchange.plugin.v1.FindProvidersRequest
-	(*FindProvidersReply)(nil),   // 54: codexchange.plugin.v1.FindProvidersReply
-	(*ProvideRequest)(nil),       // 55: codexchange.plugin.v1.ProvideRequest
-	(*ProvideReply)(nil),         // 56: codexchange.plugin.v1.ProvideReply
-	(*Error_Fault)(nil),          // 57: codexchange.plugin.v1.Error.Fault
-	(*Error_StreamReset)(nil),    // 58: codexchange.plugin.v1.Error.StreamReset
-	nil,                          // 59: codexchange.plugin.v1.StatReply.MoreEntry
-	nil,                          // 60: codexchange.plugin.v1.LedgerReply.MoreEntry
+	(*Trace)(nil),                // 7: codexchange.plugin.v1.Trace
+	(*Range)(nil),                // 8: codexchange.plugin.v1.Range
+	(*Cancel)(nil),               // 9: codexchange.plugin.v1.Cancel
+	(*Credit)(nil),               // 10: codexchange.plugin.v1.Credit
+	(*EndSession)(nil),           // 11: codexchange.plugin.v1.EndSession
+	(*Stored)(nil),               // 12: codexchange.plugin.v1.Stored
+	(*StoredBlock)(nil),          // 13: codexchange.plugin.v1.StoredBlock
+	(*StoredLeaves)(nil),         // 14: codexchange.plugin.v1.StoredLeaves
+	(*RunRequest)(nil),           // 15: codexchange.plugin.v1.RunRequest
+	(*RunReply)(nil),             // 16: codexchange.plugin.v1.RunReply
+	(*Result)(nil),               // 17: codexchange.plugin.v1.Result
+	(*BlockResult)(nil),          // 18: codexchange.plugin.v1.BlockResult
+	(*DoneResult)(nil),           // 19: codexchange.plugin.v1.DoneResult
+	(*StatRequest)(nil),          // 20: codexchange.plugin.v1.StatRequest
+	(*StatReply)(nil),            // 21: codexchange.plugin.v1.StatReply
+	(*WantlistRequest)(nil),      // 22: codexchange.plugin.v1.WantlistRequest
+	(*WantlistReply)(nil),        // 23: codexchange.plugin.v1.WantlistReply
+	(*Address)(nil),              // 24: codexchange.plugin.v1.Address
+	(*LedgerRequest)(nil),        // 25: codexchange.plugin.v1.LedgerRequest
+	(*LedgerReply)(nil),          // 26: codexchange.plugin.v1.LedgerReply
+	(*PingRequest)(nil),          // 27: codexchange.plugin.v1.PingRequest
+	(*PingReply)(nil),            // 28: codexchange.plugin.v1.PingReply
+	(*StopRequest)(nil),          // 29: codexchange.plugin.v1.StopRequest
+	(*StopReply)(nil),            // 30: codexchange.plugin.v1.StopReply
+	(*EventsRequest)(nil),        // 31: codexchange.plugin.v1.EventsRequest
+	(*Event)(nil),                // 32: codexchange.plugin.v1.Event
+	(*PeerState)(nil),            // 33: codexchange.plugin.v1.PeerState
+	(*Connection)(nil),           // 34: codexchange.plugin.v1.Connection
+	(*Inbound)(nil),              // 35: codexchange.plugin.v1.Inbound
+	(*Synced)(nil),               // 36: codexchange.plugin.v1.Synced
+	(*HandleRequest)(nil),        // 37: codexchange.plugin.v1.HandleRequest
+	(*HandleReply)(nil),          // 38: codexchange.plugin.v1.HandleReply
+	(*UnhandleRequest)(nil),      // 39: codexchange.plugin.v1.UnhandleRequest
+	(*UnhandleReply)(nil),        // 40: codexchange.plugin.v1.UnhandleReply
+	(*OpenStreamRequest)(nil),    // 41: codexchange.plugin.v1.OpenStreamRequest
+	(*OpenStreamReply)(nil),      // 42: codexchange.plugin.v1.OpenStreamReply
+	(*ConnectRequest)(nil),       // 43: codexchange.plugin.v1.ConnectRequest
+	(*ConnectReply)(nil),         // 44: codexchange.plugin.v1.ConnectReply
+	(*ValueRequest)(nil),         // 45: codexchange.plugin.v1.ValueRequest
+	(*PeerValue)(nil),            // 46: codexchange.plugin.v1.PeerValue
+	(*ValueReply)(nil),           // 47: codexchange.plugin.v1.ValueReply
+	(*SizesRequest)(nil),         // 48: codexchange.plugin.v1.SizesRequest
+	(*SizesReply)(nil),           // 49: codexchange.plugin.v1.SizesReply
+	(*ReadRequest)(nil),          // 50: codexchange.plugin.v1.ReadRequest
+	(*ReadReply)(nil),            // 51: codexchange.plugin.v1.ReadReply
+	(*LeavesRequest)(nil),        // 52: codexchange.plugin.v1.LeavesRequest
+	(*LeavesReply)(nil),          // 53: codexchange.plugin.v1.LeavesReply
+	(*Leaf)(nil),                 // 54: codexchange.plugin.v1.Leaf
+	(*FindProvidersRequest)(nil), // 55: codexchange.plugin.v1.FindProvidersRequest
+	(*FindProvidersReply)(nil),   // 56: codexchange.plugin.v1.FindProvidersReply
+	(*ProvideRequest)(nil),       // 57: codexchange.plugin.v1.ProvideRequest
+	(*ProvideReply)(nil),         // 58: codexchange.plugin.v1.ProvideReply
+	(*Error_Fault)(nil),          // 59: codexchange.plugin.v1.Error.Fault
+	(*Error_StreamReset)(nil),    // 60: codexchange.plugin.v1.Error.StreamReset
+	nil,                          // 61: codexchange.plugin.v1.StatReply.MoreEntry
+	nil,                          // 62: codexchange.plugin.v1.LedgerReply.MoreEntry
 }
 var file_plugin_proto_depIdxs = []int32{
-	57, // 0: codexchange.plugin.v1.Error.fault:type_name -> codexchange.plugin.v1.Error.Fault
-	58, // 1: codexchange.plugin.v1.Error.stream_reset:type_name -> codexchange.plugin.v1.Error.StreamReset
+	59, // 0: codexchange.plugin.v1.Error.fault:type_name -> codexchange.plugin.v1.Error.Fault
+	60, // 1: codexchange.plugin.v1.Error.stream_reset:type_name -> codexchange.plugin.v1.Error.StreamReset
 	0,  // 2: codexchange.plugin.v1.Error.causes:type_name -> codexchange.plugin.v1.Error
 	2,  // 3: codexchange.plugin.v1.StartRequest.inbound:type_name -> codexchange.plugin.v1.Memory
 	2,  // 4: codexchange.plugin.v1.StartRequest.outbound:type_name -> codexchange.plugin.v1.Memory
 	5,  // 5: codexchange.plugin.v1.Command.want:type_name -> codexchange.plugin.v1.Want
 	6,  // 6: codexchange.plugin.v1.Command.want_leaves:type_name -> codexchange.plugin.v1.WantLeaves
-	8,  // 7: codexchange.plugin.v1.Command.cancel:type_name -> codexchange.plugin.v1.Cancel
-	9,  // 8: codexchange.plugin.v1.Command.credit:type_name -> codexchange.plugin.v1.Credit
-	10, // 9: codexchange.plugin.v1.Command.end_session:type_name -> codexchange.plugin.v1.EndSession
-	11, // 10: codexchange.plugin.v1.Command.stored:type_name -> codexchange.plugin.v1.Stored
-	13, // 11: codexchange.plugin.v1.Command.stored_leaves:type_name -> codexchange.plugin.v1.StoredLeaves
-	7,  // 12: codexchange.plugin.v1.WantLeaves.ranges:type_name -> codexchange.plugin.v1.Range
-	12, // 13: codexchange.plugin.v1.Stored.blocks:type_name -> codexchange.plugin.v1.StoredBlock
-	7,  // 14: codexchange.plugin.v1.StoredLeaves.ranges:type_name -> codexchange.plugin.v1.Range
-	16, // 15: codexchange.plugin.v1.Result.block:type_name -> codexchange.plugin.v1.BlockResult
-	16, // 16: codexchange.plugin.v1.Result.held:type_name -> codexchange.plugin.v1.BlockResult
-	17, // 17: codexchange.plugin.v1.Result.done:type_name -> codexchange.plugin.v1.DoneResult
-	0,  // 18: codexchange.plugin.v1.DoneResult.error:type_name -> codexchange.plugin.v1.Error
-	59, // 19: codexchange.plugin.v1.StatReply.more:type_name -> codexchange.plugin.v1.StatReply.MoreEntry
-	22, // 20: codexchange.plugin.v1.WantlistReply.wants:type_name -> codexchange.plugin.v1.Address
-	60, // 21: codexchange.plugin.v1.LedgerReply.more:type_name -> codexchange.plugin.v1.LedgerReply.MoreEntry
-	0,  // 22: codexchange.plugin.v1.StopReply.error:type_name -> codexchange.plugin.v1.Error
-	31, // 23: codexchange.plugin.v1.Event.peer:type_name -> codexchange.plugin.v1.PeerState
-	33, // 24: codexchange.plugin.v1.Event.inbound:type_name -> codexchange.plugin.v1.Inbound
-	34, // 25: codexchange.plugin.v1.Event.synced:type_name -> codexchange.plugin.v1.Synced
-	32, // 26: codexchange.plugin.v1.PeerState.connections:type_name -> codexchange.plugin.v1.Connection
-	0,  // 27: codexchange.plugin.v1.OpenStreamReply.error:type_name -> codexchange.plugin.v1.Error
-	0,  // 28: codexchange.plugin.v1.ConnectReply.error:type_name -> codexchange.plugin.v1.Error
-	44, // 29: codexchange.plugin.v1.ValueRequest.values:type_name -> codexchange.plugin.v1.PeerValue
-	0,  // 30: codexchange.plugin.v1.SizesReply.error:type_name -> codexchange.plugin.v1.Error
-	0,  // 31: codexchange.plugin.v1.ReadReply.error:type_name -> codexchange.plugin.v1.Error
-	52, // 32: codexchange.plugin.v1.LeavesReply.leaves:type_name -> codexchange.plugin.v1.Leaf
-	0,  // 33: codexchange.plugin.v1.LeavesReply.error:type_name -> codexchange.plugin.v1.Error
-	0,  // 34: codexchange.plugin.v1.ProvideReply.error:type_name -> codexchange.plugin.v1.Error
-	1,  // 35: codexchange.plugin.v1.Exchange.Start:input_type -> codexchange.plugin.v1.StartRequest
-	4,  // 36: codexchange.plugin.v1.Exchange.Run:input_type -> codexchange.plugin.v1.Command
-	18, // 37: codexchange.plugin.v1.Exchange.Stat:input_type -> codexchange.plugin.v1.StatRequest
-	20, // 38: codexchange.plugin.v1.Exchange.Wantlist:input_type -> codexchange.plugin.v1.WantlistRequest
-	23, // 39: codexchange.plugin.v1.Exchange.Ledger:input_type -> codexchange.plugin.v1.LedgerRequest
-	25, // 40: codexchange.plugin.v1.Exchange.Ping:input_type -> codexchange.plugin.v1.PingRequest
-	27, // 41: codexchange.plugin.v1.Exchange.Stop:input_type -> codexchange.plugin.v1.StopRequest
-	29, // 42: codexchange.plugin.v1.Host.Events:input_type -> codexchange.plugin.v1.EventsRequest
-	35, // 43: codexchange.plugin.v1.Host.Handle:input_type -> codexchange.plugin.v1.HandleRequest
-	37, // 44: codexchange.plugin.v1.Host.Unhandle:input_type -> codexchange.plugin.v1.UnhandleRequest
-	39, // 45: codexchange.plugin.v1.Host.OpenStream:input_type -> codexchange.plugin.v1.OpenStreamRequest
-	41, // 46: codexchange.plugin.v1.Host.Connect:input_type -> codexchange.plugin.v1.ConnectRequest
-	43, // 47: codexchange.plugin.v1.Host.Value:input_type -> codexchange.plugin.v1.ValueRequest
-	46, // 48: codexchange.plugin.v1.Host.Sizes:input_type -> codexchange.plugin.v1.SizesRequest
-	48, // 49: codexchange.plugin.v1.Host.Read:input_type -> codexchange.plugin.v1.ReadRequest
-	50, // 50: codexchange.plugin.v1.Host.Leaves:input_type -> codexchange.plugin.v1.LeavesRequest
-	53, // 51: codexchange.plugin.v1.Host.FindProviders:input_type -> codexchange.plugin.v1.FindProvidersRequest
-	55, // 52: codexchange.plugin.v1.Host.Provide:input_type -> codexchange.plugin.v1.ProvideRequest
-	3,  // 53: codexchange.plugin.v1.Exchange.Start:output_type -> codexchange.plugin.v1.StartReply
-	14, // 54: codexchange.plugin.v1.Exchange.Run:output_type -> codexchange.plugin.v1.RunReply
-	19, // 55: codexchange.plugin.v1.Exchange.Stat:output_type -> codexchange.plugin.v1.StatReply
-	21, // 56: codexchange.plugin.v1.Exchange.Wantlist:output_type -> codexchange.plugin.v1.WantlistReply
-	24, // 57: codexchange.plugin.v1.Exchange.Ledger:output_type -> codexchange.plugin.v1.LedgerReply
-	26, // 58: codexchange.plugin.v1.Exchange.Ping:output_type -> codexchange.plugin.v1.PingReply
-	28, // 59: codexchange.plugin.v1.Exchange.Stop:output_type -> codexchange.plugin.v1.StopReply
-	30, // 60: codexchange.plugin.v1.Host.Events:output_type -> codexchange.plugin.v1.Event
-	36, // 61: codexchange.plugin.v1.Host.Handle:output_type -> codexchange.plugin.v1.HandleReply
-	38, // 62: codexchange.plugin.v1.Host.Unhandle:output_type -> codexchange.plugin.v1.UnhandleReply
-	40, // 63: codexchange.plugin.v1.Host.OpenStream:output_type -> codexchange.plugin.v1.OpenStreamReply
-	42, // 64: codexchange.plugin.v1.Host.Connect:output_type -> codexchange.plugin.v1.ConnectReply
-	45, // 65: codexchange.plugin.v1.Host.Value:output_type -> codexchange.plugin.v1.ValueReply
-	47, // 66: codexchange.plugin.v1.Host.Sizes:output_type -> codexchange.plugin.v1.SizesReply
-	49, // 67: codexchange.plugin.v1.Host.Read:output_type -> codexchange.plugin.v1.ReadReply
-	51, // 68: codexchange.plugin.v1.Host.Leaves:output_type -> codexchange.plugin.v1.LeavesReply
-	54, // 69: codexchange.plugin.v1.Host.FindProviders:output_type -> codexchange.plugin.v1.FindProvidersReply
-	56, // 70: codexchange.plugin.v1.Host.Provide:output_type -> codexchange.plugin.v1.ProvideReply
-	53, // [53:71] is the sub-list for method output_type
-	35, // [35:53] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	9,  // 7: codexchange.plugin.v1.Command.cancel:type_name -> codexchange.plugin.v1.Cancel
+	10, // 8: codexchange.plugin.v1.Command.credit:type_name -> codexchange.plugin.v1.Credit
+	11, // 9: codexchange.plugin.v1.Command.end_session:type_name -> codexchange.plugin.v1.EndSession
+	12, // 10: codexchange.plugin.v1.Command.stored:type_name -> codexchange.plugin.v1.Stored
+	14, // 11: codexchange.plugin.v1.Command.stored_leaves:type_name -> codexchange.plugin.v1.StoredLeaves
+	7,  // 12: codexchange.plugin.v1.Want.trace:type_name -> codexchange.plugin.v1.Trace
+	8,  // 13: codexchange.plugin.v1.WantLeaves.ranges:type_name -> codexchange.plugin.v1.Range
+	7,  // 14: codexchange.plugin.v1.WantLeaves.trace:type_name -> codexchange.plugin.v1.Trace
+	13, // 15: codexchange.plugin.v1.Stored.blocks:type_name -> codexchange.plugin.v1.StoredBlock
+	8,  // 16: codexchange.plugin.v1.StoredLeaves.ranges:type_name -> codexchange.plugin.v1.Range
+	18, // 17: codexchange.plugin.v1.Result.block:type_name -> codexchange.plugin.v1.BlockResult
+	18, // 18: codexchange.plugin.v1.Result.held:type_name -> codexchange.plugin.v1.BlockResult
+	19, // 19: codexchange.plugin.v1.Result.done:type_name -> codexchange.plugin.v1.DoneResult
+	0,  // 20: codexchange.plugin.v1.DoneResult.error:type_name -> codexchange.plugin.v1.Error
+	61, // 21: codexchange.plugin.v1.StatReply.more:type_name -> codexchange.plugin.v1.StatReply.MoreEntry
+	24, // 22: codexchange.plugin.v1.WantlistReply.wants:type_name -> codexchange.plugin.v1.Address
+	62, // 23: codexchange.plugin.v1.LedgerReply.more:type_name -> codexchange.plugin.v1.LedgerReply.MoreEntry
+	0,  // 24: codexchange.plugin.v1.StopReply.error:type_name -> codexchange.plugin.v1.Error
+	33, // 25: codexchange.plugin.v1.Event.peer:type_name -> codexchange.plugin.v1.PeerState
+	35, // 26: codexchange.plugin.v1.Event.inbound:type_name -> codexchange.plugin.v1.Inbound
+	36, // 27: codexchange.plugin.v1.Event.synced:type_name -> codexchange.plugin.v1.Synced
+	34, // 28: codexchange.plugin.v1.PeerState.connections:type_name -> codexchange.plugin.v1.Connection
+	0,  // 29: codexchange.plugin.v1.OpenStreamReply.error:type_name -> codexchange.plugin.v1.Error
+	0,  // 30: codexchange.plugin.v1.ConnectReply.error:type_name -> codexchange.plugin.v1.Error
+	46, // 31: codexchange.plugin.v1.ValueRequest.values:type_name -> codexchange.plugin.v1.PeerValue
+	0,  // 32: codexchange.plugin.v1.SizesReply.error:type_name -> codexchange.plugin.v1.Error
+	0,  // 33: codexchange.plugin.v1.ReadReply.error:type_name -> codexchange.plugin.v1.Error
+	54, // 34: codexchange.plugin.v1.LeavesReply.leaves:type_name -> codexchange.plugin.v1.Leaf
+	0,  // 35: codexchange.plugin.v1.LeavesReply.error:type_name -> codexchange.plugin.v1.Error
+	0,  // 36: codexchange.plugin.v1.ProvideReply.error:type_name -> codexchange.plugin.v1.Error
+	1,  // 37: codexchange.plugin.v1.Exchange.Start:input_type -> codexchange.plugin.v1.StartRequest
+	15, // 38: codexchange.plugin.v1.Exchange.Run:input_type -> codexchange.plugin.v1.RunRequest
+	20, // 39: codexchange.plugin.v1.Exchange.Stat:input_type -> codexchange.plugin.v1.StatRequest
+	22, // 40: codexchange.plugin.v1.Exchange.Wantlist:input_type -> codexchange.plugin.v1.WantlistRequest
+	25, // 41: codexchange.plugin.v1.Exchange.Ledger:input_type -> codexchange.plugin.v1.LedgerRequest
+	27, // 42: codexchange.plugin.v1.Exchange.Ping:input_type -> codexchange.plugin.v1.PingRequest
+	29, // 43: codexchange.plugin.v1.Exchange.Stop:input_type -> codexchange.plugin.v1.StopRequest
+	31, // 44: codexchange.plugin.v1.Host.Events:input_type -> codexchange.plugin.v1.EventsRequest
+	37, // 45: codexchange.plugin.v1.Host.Handle:input_type -> codexchange.plugin.v1.HandleRequest
+	39, // 46: codexchange.plugin.v1.Host.Unhandle:input_type -> codexchange.plugin.v1.UnhandleRequest
+	41, // 47: codexchange.plugin.v1.Host.OpenStream:input_type -> codexchange.plugin.v1.OpenStreamRequest
+	43, // 48: codexchange.plugin.v1.Host.Connect:input_type -> codexchange.plugin.v1.ConnectRequest
+	45, // 49: codexchange.plugin.v1.Host.Value:input_type -> codexchange.plugin.v1.ValueRequest
+	48, // 50: codexchange.plugin.v1.Host.Sizes:input_type -> codexchange.plugin.v1.SizesRequest
+	50, // 51: codexchange.plugin.v1.Host.Read:input_type -> codexchange.plugin.v1.ReadRequest
+	52, // 52: codexchange.plugin.v1.Host.Leaves:input_type -> codexchange.plugin.v1.LeavesRequest
+	55, // 53: codexchange.plugin.v1.Host.FindProviders:input_type -> codexchange.plugin.v1.FindProvidersRequest
+	57, // 54: codexchange.plugin.v1.Host.Provide:input_type -> codexchange.plugin.v1.ProvideRequest
+	3,  // 55: codexchange.plugin.v1.Exchange.Start:output_type -> codexchange.plugin.v1.StartReply
+	16, // 56: codexchange.plugin.v1.Exchange.Run:output_type -> codexchange.plugin.v1.RunReply
+	21, // 57: codexchange.plugin.v1.Exchange.Stat:output_type -> codexchange.plugin.v1.StatReply
+	23, // 58: codexchange.plugin.v1.Exchange.Wantlist:output_type -> codexchange.plugin.v1.WantlistReply
+	26, // 59: codexchange.plugin.v1.Exchange.Ledger:output_type -> codexchange.plugin.v1.LedgerReply
+	28, // 60: codexchange.plugin.v1.Exchange.Ping:output_type -> codexchange.plugin.v1.PingReply
+	30, // 61: codexchange.plugin.v1.Exchange.Stop:output_type -> codexchange.plugin.v1.StopReply
+	32, // 62: codexchange.plugin.v1.Host.Events:output_type -> codexchange.plugin.v1.Event
+	38, // 63: codexchange.plugin.v1.Host.Handle:output_type -> codexchange.plugin.v1.HandleReply
+	40, // 64: codexchange.plugin.v1.Host.Unhandle:output_type -> codexchange.plugin.v1.UnhandleReply
+	42, // 65: codexchange.plugin.v1.Host.OpenStream:output_type -> codexchange.plugin.v1.OpenStreamReply
+	44, // 66: codexchange.plugin.v1.Host.Connect:output_type -> codexchange.plugin.v1.ConnectReply
+	47, // 67: codexchange.plugin.v1.Host.Value:output_type -> codexchange.plugin.v1.ValueReply
+	49, // 68: codexchange.plugin.v1.Host.Sizes:output_type -> codexchange.plugin.v1.SizesReply
+	51, // 69: codexchange.plugin.v1.Host.Read:output_type -> codexchange.plugin.v1.ReadReply
+	53, // 70: codexchange.plugin.v1.Host.Leaves:output_type -> codexchange.plugin.v1.LeavesReply
+	56, // 71: codexchange.plugin.v1.Host.FindProviders:output_type -> codexchange.plugin.v1.FindProvidersReply
+	58, // 72: codexchange.plugin.v1.Host.Provide:output_type -> codexchange.plugin.v1.ProvideReply
+	55, // [55:73] is the sub-list for method output_type
+	37, // [37:55] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_plugin_proto_init() }
@@ -4232,18 +4384,20 @@ func file_plugin_proto_init() {
 		(*Command_EndSession)(nil),
 		(*Command_Stored)(nil),
 		(*Command_StoredLeaves)(nil),
+		(*Command_Passed)(nil),
 	}
-	file_plugin_proto_msgTypes[15].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[17].OneofWrappers = []any{
 		(*Result_Block)(nil),
 		(*Result_Held)(nil),
 		(*Result_Done)(nil),
 	}
-	file_plugin_proto_msgTypes[30].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[27].OneofWrappers = []any{}
+	file_plugin_proto_msgTypes[32].OneofWrappers = []any{
 		(*Event_Peer)(nil),
 		(*Event_Inbound)(nil),
 		(*Event_Synced)(nil),
 	}
-	file_plugin_proto_msgTypes[44].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[46].OneofWrappers = []any{
 		(*PeerValue_Value)(nil),
 		(*PeerValue_Untag)(nil),
 		(*PeerValue_Protect)(nil),
@@ -4254,7 +4408,7 @@ func file_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_proto_rawDesc), len(file_plugin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   61,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -49,10 +49,11 @@ type ExchangeClient interface {
 	// Start makes the exchange. It is called once, before any other method but
 	// Ping. When it returns, the stream handlers of the exchange are registered.
 	Start(ctx context.Context, in *StartRequest, opts ...grpc.CallOption) (*StartReply, error)
-	// Run carries everything that is asked of the exchange, in order, until the
-	// host ends it or the plugin stops. It is called once, after Start. Results
-	// come back over the byte channel StartRequest.results, as frames.
-	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[Command, RunReply], error)
+	// Run has the exchange do what it is asked to, until the host ends the call or
+	// the plugin stops. It is called once, after Start. What is asked, in order, and
+	// what comes of it goes over the byte channel StartRequest.results, as frames:
+	// Commands from the host, Results from the plugin.
+	Run(ctx context.Context, in *RunRequest, opts ...grpc.CallOption) (*RunReply, error)
 	// Stat is what the exchange has counted.
 	Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (*StatReply, error)
 	// Wantlist is what the exchange asks for, or what a peer asks of it, in parts.
@@ -83,18 +84,15 @@ func (c *exchangeClient) Start(ctx context.Context, in *StartRequest, opts ...gr
 	return out, nil
 }
 
-func (c *exchangeClient) Run(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[Command, RunReply], error) {
+func (c *exchangeClient) Run(ctx context.Context, in *RunRequest, opts ...grpc.CallOption) (*RunReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Exchange_ServiceDesc.Streams[0], Exchange_Run_FullMethodName, cOpts...)
+	out := new(RunReply)
+	err := c.cc.Invoke(ctx, Exchange_Run_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[Command, RunReply]{ClientStream: stream}
-	return x, nil
+	return out, nil
 }
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Exchange_RunClient = grpc.ClientStreamingClient[Command, RunReply]
 
 func (c *exchangeClient) Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (*StatReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -108,7 +106,7 @@ func (c *exchangeClient) Stat(ctx context.Context, in *StatRequest, opts ...grpc
 
 func (c *exchangeClient) Wantlist(ctx context.Context, in *WantlistRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WantlistReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Exchange_ServiceDesc.Streams[1], Exchange_Wantlist_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Exchange_ServiceDesc.Streams[0], Exchange_Wantlist_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -165,10 +163,11 @@ type ExchangeServer interface {
 	// Start makes the exchange. It is called once, before any other method but
 	// Ping. When it returns, the stream handlers of the exchange are registered.
 	Start(context.Context, *StartRequest) (*StartReply, error)
-	// Run carries everything that is asked of the exchange, in order, until the
-	// host ends it or the plugin stops. It is called once, after Start. Results
-	// come back over the byte channel StartRequest.results, as frames.
-	Run(grpc.ClientStreamingServer[Command, RunReply]) error
+	// Run has the exchange do what it is asked to, until the host ends the call or
+	// the plugin stops. It is called once, after Start. What is asked, in order, and
+	// what comes of it goes over the byte channel StartRequest.results, as frames:
+	// Commands from the host, Results from the plugin.
+	Run(context.Context, *RunRequest) (*RunReply, error)
 	// Stat is what the exchange has counted.
 	Stat(context.Context, *StatRequest) (*StatReply, error)
 	// Wantlist is what the exchange asks for, or what a peer asks of it, in parts.
@@ -192,8 +191,8 @@ type UnimplementedExchangeServer struct{}
 func (UnimplementedExchangeServer) Start(context.Context, *StartRequest) (*StartReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Start not implemented")
 }
-func (UnimplementedExchangeServer) Run(grpc.ClientStreamingServer[Command, RunReply]) error {
-	return status.Error(codes.Unimplemented, "method Run not implemented")
+func (UnimplementedExchangeServer) Run(context.Context, *RunRequest) (*RunReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Run not implemented")
 }
 func (UnimplementedExchangeServer) Stat(context.Context, *StatRequest) (*StatReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stat not implemented")
@@ -249,12 +248,23 @@ func _Exchange_Start_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Exchange_Run_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(ExchangeServer).Run(&grpc.GenericServerStream[Command, RunReply]{ServerStream: stream})
+func _Exchange_Run_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExchangeServer).Run(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Exchange_Run_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExchangeServer).Run(ctx, req.(*RunRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Exchange_RunServer = grpc.ClientStreamingServer[Command, RunReply]
 
 func _Exchange_Stat_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatRequest)
@@ -351,6 +361,10 @@ var Exchange_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Exchange_Start_Handler,
 		},
 		{
+			MethodName: "Run",
+			Handler:    _Exchange_Run_Handler,
+		},
+		{
 			MethodName: "Stat",
 			Handler:    _Exchange_Stat_Handler,
 		},
@@ -368,11 +382,6 @@ var Exchange_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
-		{
-			StreamName:    "Run",
-			Handler:       _Exchange_Run_Handler,
-			ClientStreams: true,
-		},
 		{
 			StreamName:    "Wantlist",
 			Handler:       _Exchange_Wantlist_Handler,

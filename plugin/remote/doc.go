@@ -8,9 +8,11 @@
 //
 // GetBlocks makes a request in the Client. The request is the host's: it keeps
 // what is still missing, so that it outlives the plugin. [Client.Run] serves one
-// incarnation of the plugin. A sender tells it what is new, in Commands over
-// gRPC; a reader takes what comes back, as frames over a byte channel, into the
-// queue of the request; and whoever called takes it from there. When the
+// incarnation of the plugin. A sender tells it what is new, in Commands; a reader
+// takes what comes back into the queue of the request; and whoever called takes it
+// from there. Both are frames on one byte channel, and not messages of gRPC, which
+// cost several times as much where each block needs one or two. The call Run says
+// how long it goes on, and why it ended. When the
 // incarnation ends the requests wait, and the next one is asked for what is
 // still missing. So each block comes once, whatever happens to the plugin.
 //
@@ -42,10 +44,9 @@
 // the head of the result says where; everything else follows its head as ever, and
 // the order is that of the frames. The host believes nothing of what the head says
 // but what it expects there, copies the payload out, and only then looks at it.
-// Then it tells how far it has read, in the other direction of the results channel:
-// a count of the bytes of the ring that it has passed, 8 bytes, little-endian, each
-// time that it is a quarter more. The plugin waits for room if there is none, after
-// it has told of all that is there. See ring.go.
+// Then it tells how far it has read (Command.passed): a count of the bytes of the
+// ring that it has passed, each time that it is a quarter more. The plugin waits for
+// room if there is none, after it has told of all that is there. See ring.go.
 //
 // # Blocks that the host has
 //
@@ -57,19 +58,21 @@
 // host's store ([ClientOptions.Held]), and if it has gone from there, the plugin
 // is asked again for it.
 //
+// # Traces
+//
+// A request that somebody traces is a span of the Client, which crosses with it, and
+// within that one of the Server, which the exchange finds in its context.
+//
 // # Goroutines
 //
 //	Client.Run        three: the caller's reads results; one sends, and closes the
-//	                  results when Run ends; one waits for the plugin to end the
-//	                  call. Run waits for both.
+//	                  results when Run ends; one calls the plugin and waits for its
+//	                  answer. Run waits for both.
 //	Client.GetBlocks  one for each request (GetLeaves too); ends with the channel;
 //	                  Client.Close waits for it. GetBlock has none.
 //	Server.Run        four: gRPC's waits for the end; one tells the exchange what
-//	                  was stored, one writes results, and Run waits for both; one
-//	                  receives, which ends just after Run, because only the end of
-//	                  a call ends its Recv. Server.Close waits for it.
-//	Server ring       one for each Run that has memory, reads what the host says of
-//	                  it; ends with the results; Run waits for it.
+//	                  was stored, one writes results, one reads commands; Run waits
+//	                  for all.
 //	Server request    one for each request that the host has made, so as many as
 //	                  the host chooses; ends with the request; Run waits for it.
 //
@@ -78,5 +81,5 @@
 // client.go and request.go are the exchange as its callers see it; run.go is an
 // incarnation; ask.go what can be asked beside blocks. server.go is the other
 // side, serve.go its requests, stored.go the blocks that the host has told of.
-// frame.go is the format of results, ring.go the memory beside it.
+// frame.go is the format of commands and results, ring.go the memory beside it.
 package remote

@@ -17,6 +17,8 @@ import (
 const (
 	// MaxHead is the length of the longest head of a result, bytes.
 	MaxHead = 64 << 10
+	// MaxCommand is the length of the longest command, bytes.
+	MaxCommand = 1 << 20
 	// MaxBlock is the size of the largest block that can be a result, bytes.
 	MaxBlock = 100 << 20
 	// ResultCost is what a result costs of its request's credit beside its
@@ -193,7 +195,11 @@ func cut(err error) error {
 }
 
 // appendHead appends the length of a head, and the head.
-func appendHead(b []byte, m *pb.Result) ([]byte, error) {
+func appendHead(b []byte, m *pb.Result) ([]byte, error) { return appendMessage(b, m, MaxHead) }
+
+// appendMessage appends the length of a message, and the message; b as it was, if
+// that is more than limit bytes.
+func appendMessage(b []byte, m proto.Message, limit int) ([]byte, error) {
 	at := len(b)
 	b = append(b, make([]byte, lengthSize)...)
 	out, err := proto.MarshalOptions{}.MarshalAppend(b, m)
@@ -201,9 +207,48 @@ func appendHead(b []byte, m *pb.Result) ([]byte, error) {
 		return b[:at], err
 	}
 	n := len(out) - at - lengthSize
-	if n > MaxHead {
-		return out[:at], fmt.Errorf("head is %d bytes, want at most %d", n, MaxHead)
+	if n > limit {
+		return out[:at], fmt.Errorf("%s is %d bytes, want at most %d", m.ProtoReflect().Descriptor().Name(), n, limit)
 	}
 	binary.LittleEndian.PutUint32(out[at:], uint32(n))
 	return out, nil
+}
+
+// A commandReader reads commands. It is used by one goroutine.
+type commandReader struct {
+	r     *bufio.Reader
+	count int // frames begun
+	buf   []byte
+}
+
+func newCommandReader(r io.Reader) *commandReader {
+	return &commandReader{r: bufio.NewReaderSize(r, 16<<10)}
+}
+
+// next reads a command. The error is io.EOF if the stream ends between two frames;
+// of kind errs.Malformed, and the host's fault, if there is something wrong with the
+// frame; and otherwise that of the stream.
+func (f *commandReader) next() (*pb.Command, error) {
+	const op = "read commands"
+	f.count++
+	var length [lengthSize]byte
+	if _, err := io.ReadFull(f.r, length[:]); err != nil {
+		return nil, err
+	}
+	n := binary.LittleEndian.Uint32(length[:])
+	if n > MaxCommand {
+		return nil, errs.Errorf(errs.Malformed, errs.Ours, op, "frame %d is %d bytes, want at most %d", f.count, n, MaxCommand)
+	}
+	if cap(f.buf) < int(n) || cap(f.buf) > batchSize {
+		f.buf = make([]byte, n)
+	}
+	f.buf = f.buf[:n]
+	if _, err := io.ReadFull(f.r, f.buf); err != nil {
+		return nil, cut(err)
+	}
+	m := new(pb.Command)
+	if err := proto.Unmarshal(f.buf, m); err != nil {
+		return nil, errs.E(errs.Malformed, errs.Ours, op, fmt.Sprintf("frame %d of %d bytes", f.count, n), err)
+	}
+	return m, nil
 }

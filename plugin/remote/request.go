@@ -11,7 +11,9 @@ import (
 
 	"github.com/codexchange/codexchange/exchange/dataset"
 	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/exchange/spans"
 	"github.com/codexchange/codexchange/exchange/wire"
+	"github.com/codexchange/codexchange/plugin/pb"
 )
 
 // maxAgain is how often a request is made again because the plugin said that the
@@ -29,6 +31,7 @@ type request struct {
 	client  *Client
 	session *session // nil for none
 	single  bool
+	trace   *pb.Trace     // that it is part of, nil for none
 	seq     uint64        // in the order of the calls
 	ready   chan struct{} // has room for one: queue or over has changed
 
@@ -166,8 +169,11 @@ func (n *need) left() []cid.Cid {
 
 // get gets one block: it waits until it comes, ctx or the session ends, or the
 // Client closes or fails.
-func (c *Client) get(ctx context.Context, s *session, key cid.Cid) (blocks.Block, error) {
+func (c *Client) get(ctx context.Context, s *session, key cid.Cid) (_ blocks.Block, err error) {
 	const op = "get block"
+	ctx, span := spans.Start(ctx, "plugin.Client.GetBlock")
+	span.Cid(key)
+	defer func() { span.End(err) }()
 	n, err := needBlocks(op, []cid.Cid{key})
 	if err != nil {
 		return nil, err
@@ -175,7 +181,7 @@ func (c *Client) get(ctx context.Context, s *session, key cid.Cid) (blocks.Block
 	if err := ended(ctx, s); err != nil {
 		return nil, errs.E(errs.Other, errs.Caller, op, wire.CidString(key), err)
 	}
-	r := &request{client: c, session: s, single: true, need: n, ready: make(chan struct{}, 1)}
+	r := &request{client: c, session: s, single: true, need: n, ready: make(chan struct{}, 1), trace: pb.TraceOf(ctx)}
 	if err := c.begin(r, op); err != nil {
 		return nil, err
 	}
@@ -200,8 +206,11 @@ func getMany[T any](ctx context.Context, c *Client, s *session, op string, n nee
 		close(out)
 		return out, c.refusal(op)
 	}
+	span := r.start(ctx)
 	// A request that is begun is counted among those that Close waits for.
 	if err := c.begin(r, op, func() {
+		failed := errLeft
+		defer func() { span.End(failed) }()
 		defer close(out)
 		defer c.drop(r)
 		var a arrival
@@ -209,6 +218,9 @@ func getMany[T any](ctx context.Context, c *Client, s *session, op string, n nee
 			var err error
 			// Why no more come cannot be told through a channel.
 			if a, err = r.next(ctx, a); err != nil {
+				if failed = err; err == errAll {
+					failed = nil
+				}
 				return
 			}
 			select {
@@ -222,13 +234,30 @@ func getMany[T any](ctx context.Context, c *Client, s *session, op string, n nee
 			}
 		}
 	}); err != nil {
+		span.End(err)
 		return nil, err
 	}
 	return out, nil
 }
 
-// errAll says that all has come and been taken.
-var errAll = errors.New("all blocks have come")
+// start makes a request for many a step of the trace that ctx is part of, if it is.
+func (r *request) start(ctx context.Context) (span spans.Span) {
+	if r.need.leaves() {
+		ctx, span = spans.Start(ctx, "plugin.Client.GetLeaves")
+		span.Cid(r.need.tree.Root)
+	} else {
+		ctx, span = spans.Start(ctx, "plugin.Client.GetBlocks")
+		span.Count("blocks", len(r.need.keys))
+	}
+	r.trace = pb.TraceOf(ctx)
+	return span
+}
+
+// errAll says that all has come and been taken, errLeft that nobody takes the rest.
+var (
+	errAll  = errors.New("all blocks have come")
+	errLeft = errors.New("the rest was not taken")
+)
 
 // next pays for the arrival that the caller has taken before and waits for
 // another one. The error is errAll if there are no more.

@@ -1,10 +1,8 @@
 package remote
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"sync/atomic"
 
 	"github.com/codexchange/codexchange/exchange/errs"
@@ -18,12 +16,8 @@ import (
 // the ring goes there, and the host says how far it has read as soon as that is a
 // quarter more than it has said; so a plugin that waits for room gets it.
 
-const (
-	// ringParts is how many payloads go into the ring at least.
-	ringParts = 4
-	// positionSize is the length of what the host says, a count, little-endian.
-	positionSize = 8
-)
+// ringParts is how many payloads go into the ring at least.
+const ringParts = 4
 
 // place is the count at which a payload of n bytes begins in a ring if nothing
 // but it comes after the count at.
@@ -35,17 +29,16 @@ func place(at uint64, n, ring int) uint64 {
 }
 
 // A ringWriter is the plugin's end. It is used by who writes the results, but for
-// listen.
+// passed.
 type ringWriter struct {
 	m     *memory.Memory
 	at    atomic.Uint64 // written so far
 	read  atomic.Uint64 // what the host has said
 	moved chan struct{} // has room for one: read has changed
-	ended chan struct{} // closed by listen
 }
 
 func newRingWriter(m *memory.Memory) *ringWriter {
-	return &ringWriter{m: m, moved: make(chan struct{}, 1), ended: make(chan struct{})}
+	return &ringWriter{m: m, moved: make(chan struct{}, 1)}
 }
 
 // takes reports whether a payload of n bytes goes through the ring; it never does
@@ -75,40 +68,33 @@ func (r *ringWriter) wait(done <-chan struct{}) error {
 	select {
 	case <-r.moved:
 		return nil
-	case <-r.ended:
-		return errs.E(errs.Crashed, errs.Ours, "write results", "", errors.New("there is no room in the ring, and the host reads no more"))
 	case <-done:
 		return errStopped
 	}
 }
 
-// listen takes what the host says, until the channel ends. The error is about a
-// count that cannot be.
-func (r *ringWriter) listen(channel io.Reader) error {
-	defer close(r.ended)
-	var b [positionSize]byte
-	for {
-		if _, err := io.ReadFull(channel, b[:]); err != nil {
-			return nil // who writes finds out by itself
-		}
-		now := binary.LittleEndian.Uint64(b[:])
-		if was, at := r.read.Load(), r.at.Load(); now < was || now > at {
-			return errs.Errorf(errs.Malformed, errs.Ours, "write results", "the host has read up to %d, want %d to %d", now, was, at)
-		}
-		r.read.Store(now)
-		select {
-		case r.moved <- struct{}{}:
-		default:
-		}
+// passed takes what the host says. The error is about a count that cannot be.
+func (r *ringWriter) passed(now uint64) error {
+	if r == nil {
+		return errs.Errorf(errs.Malformed, errs.Ours, "write results", "the host has read up to %d of memory, and none is shared", now)
 	}
+	if was, at := r.read.Load(), r.at.Load(); now < was || now > at {
+		return errs.Errorf(errs.Malformed, errs.Ours, "write results", "the host has read up to %d, want %d to %d", now, was, at)
+	}
+	r.read.Store(now)
+	select {
+	case r.moved <- struct{}{}:
+	default:
+	}
+	return nil
 }
 
 // A ringReader is the host's end. It is used by who reads the results.
 type ringReader struct {
 	m    *memory.Memory
-	w    io.Writer // to the plugin
-	at   uint64    // read so far
-	told uint64    // what the plugin knows of that
+	tell func(at uint64) // tells the plugin how far it has read
+	at   uint64          // read so far
+	told uint64          // what the plugin knows of that
 }
 
 // begin is the count at which the payload of a result begins. The error says that
@@ -135,7 +121,5 @@ func (r *ringReader) done(at uint64) {
 		return
 	}
 	r.told = at
-	// If this fails the plugin reads no more; the results that it has written
-	// before are still to be had.
-	_, _ = r.w.Write(binary.LittleEndian.AppendUint64(nil, at))
+	r.tell(at)
 }

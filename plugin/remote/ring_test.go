@@ -2,10 +2,8 @@ package remote
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"testing"
 	"time"
 
@@ -90,12 +88,15 @@ func TestHostSaysHowFar(t *testing.T) {
 	s := scriptShared(t, c, ours)
 	said := func(why string, want uint64) {
 		t.Helper()
-		var b [positionSize]byte
-		if err := wait(t, why, later(func() error { _, err := io.ReadFull(s.results, b[:]); return err })); err != nil {
-			t.Fatalf("%s: %v", why, err)
-		}
-		if got := binary.LittleEndian.Uint64(b[:]); got != want {
-			t.Errorf("%s: got %d, want %d", why, got, want)
+		for {
+			m := s.next(why)
+			if _, ok := m.Do.(*pb.Command_Credit); ok {
+				continue // the caller has taken blocks
+			}
+			if got := m.GetPassed(); got != want {
+				t.Errorf("%s: got %v, want %d passed", why, m, want)
+			}
+			return
 		}
 	}
 	ch, err := c.GetBlocks(t.Context(), keysOf(list[:4]))
@@ -103,11 +104,15 @@ func TestHostSaysHowFar(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := s.next("the request").GetWant().GetRequest()
-	for i, b := range list[:4] {
-		its.CopyIn(60_000*i, b.RawData())
-		s.inRing(n, b, uint64(60_000*i), 60_000)
+	put := func(i int) {
+		its.CopyIn(60_000*i, list[i].RawData())
+		s.inRing(n, list[i], uint64(60_000*i), 60_000)
 	}
+	put(0)
+	put(1)
 	said("two blocks", 120_000)
+	put(2)
+	put(3)
 	said("four blocks", 240_000)
 	left := missing(list[:4])
 	collect(t, "the blocks", ch, left)
@@ -177,7 +182,7 @@ func TestFullRing(t *testing.T) {
 	start := func(t *testing.T) *playedHost {
 		ours, its := shared(t, testRing)
 		h := newHostShared(t, seeded(t, list), nil, its)
-		h.frames.ring = &ringReader{m: ours, w: io.Discard}
+		h.frames.ring = &ringReader{m: ours, tell: func(uint64) {}}
 		h.send(wantCommand(1, 1<<20, keysOf(list)...))
 		for i := range 4 {
 			if res := h.next("four blocks fit"); !res.memory || res.size != 60_000 {
@@ -197,9 +202,7 @@ func TestFullRing(t *testing.T) {
 	}
 	say := func(h *playedHost, at uint64) {
 		h.Helper()
-		if _, err := h.socket.Write(binary.LittleEndian.AppendUint64(nil, at)); err != nil {
-			h.Fatal(err)
-		}
+		h.send(&pb.Command{Do: &pb.Command_Passed{Passed: at}})
 	}
 	t.Run("goes on", func(t *testing.T) {
 		h := start(t)
@@ -225,13 +228,13 @@ func TestFullRing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := start(t)
 			end(h)
-			err := wait(t, "Run ends", later(func() error { return h.stream.RecvMsg(new(pb.RunReply)) }))
-			want := errs.Malformed
+			err := wait(t, "Run ends", h.run)
 			if name == "the channel ends" {
-				want = errs.Crashed
-			}
-			if err := pb.FromStatus(context.Background(), err, errs.Plugin, ""); !errors.Is(err, want) {
-				t.Errorf("got %v, want kind %v", err, want)
+				if err != nil {
+					t.Errorf("got %v, want a good end: the host has closed it", err)
+				}
+			} else if err := pb.FromStatus(context.Background(), err, errs.Plugin, ""); !errors.Is(err, errs.Malformed) {
+				t.Errorf("got %v, want kind %v", err, errs.Malformed)
 			}
 		})
 	}

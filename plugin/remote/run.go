@@ -12,7 +12,6 @@ import (
 	"time"
 
 	blocks "github.com/ipfs/go-block-format"
-	"google.golang.org/grpc"
 
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/wire"
@@ -46,6 +45,7 @@ type incarnation struct {
 	cancels []uint64
 	ended   []uint64
 	credits map[*request]struct{} // that are owed some
+	passed  uint64                // of the ring; 0 if there is nothing new
 }
 
 // Run serves one incarnation of the plugin, which has been started and has
@@ -70,10 +70,6 @@ func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.Sta
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stream, err := plugin.Run(ctx)
-	if err != nil {
-		return pb.FromStatus(ctx, err, errs.Plugin, op)
-	}
 	if err := c.attach(v); err != nil {
 		return err
 	}
@@ -85,17 +81,25 @@ func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.Sta
 	// Whoever fails first says why Run ends.
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		cancel(c.send(ctx, v, stream))
+		if err := c.send(ctx, v, results); err != nil {
+			// If the plugin has ended, who reads the results, or the call, knows why.
+			select {
+			case <-ctx.Done():
+			case <-time.After(answerTimeout):
+				cancel(errs.E(errs.Crashed, errs.Plugin, "send commands", "", err))
+			}
+		}
 		results.Close() // ends receive
 	})
 	answered := make(chan struct{})
 	wg.Go(func() {
 		defer close(answered)
-		cancel(answer(ctx, stream))
+		cancel(answer(ctx, plugin))
+		results.Close() // ends a write
 	})
 	frames := newFrameReader(results)
 	if outbound != nil && caps.GetOutbound() {
-		frames.ring = &ringReader{m: outbound, w: results}
+		frames.ring = &ringReader{m: outbound, tell: func(at uint64) { c.pass(v, at) }}
 	}
 	if err := c.receive(v, frames); !errors.Is(err, io.EOF) {
 		cancel(err)
@@ -190,30 +194,51 @@ var ErrStopped = errors.New("the plugin has stopped")
 // answerTimeout is how much later than its results the plugin may end the call.
 const answerTimeout = time.Second
 
-// answer waits until the plugin ends the call.
-func answer(ctx context.Context, stream grpc.ClientStreamingClient[pb.Command, pb.RunReply]) error {
+// answer calls Run and waits until the plugin ends the call.
+func answer(ctx context.Context, plugin pb.ExchangeClient) error {
 	const op = "run exchange"
-	if err := stream.RecvMsg(new(pb.RunReply)); err != nil {
+	if _, err := plugin.Run(ctx, &pb.RunRequest{}); err != nil {
 		return pb.FromStatus(ctx, err, errs.Plugin, op)
 	}
 	return errs.E(errs.Crashed, errs.Plugin, op, "", ErrStopped)
 }
 
-// send sends whatever there is to be sent, until ctx ends. If the call has ended,
-// answer knows why.
-func (c *Client) send(ctx context.Context, v *incarnation, stream grpc.ClientStreamingClient[pb.Command, pb.RunReply]) error {
+// pass has the plugin told how much of the ring has been read.
+func (c *Client) pass(v *incarnation, at uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v.passed = at
+	c.wake()
+}
+
+// send writes whatever there is to be said, until ctx ends, or writing fails.
+func (c *Client) send(ctx context.Context, v *incarnation, w io.Writer) error {
+	var buf []byte
+	flush := func() error {
+		_, err := w.Write(buf)
+		if buf = buf[:0]; cap(buf) > 2*batchSize {
+			buf = nil // it was long once
+		}
+		return err
+	}
 	for {
 		select {
 		case <-v.wake:
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		}
 		for m := range c.commands(v) {
-			if err := stream.Send(m); err == io.EOF {
-				<-ctx.Done()
-				return ctx.Err()
-			} else if err != nil {
-				return pb.FromStatus(ctx, err, errs.Plugin, "run exchange")
+			var err error
+			if buf, err = appendMessage(buf, m, MaxCommand); err == nil && len(buf) >= batchSize {
+				err = flush()
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if len(buf) > 0 {
+			if err := flush(); err != nil {
+				return err
 			}
 		}
 	}
@@ -229,11 +254,16 @@ func (c *Client) commands(v *incarnation) func(yield func(*pb.Command) bool) {
 	v.cancels, v.ended = nil, nil
 	stored, missed, leaves := c.stored.take(), c.missed, c.leaves.take()
 	c.missed = 0
+	passed := v.passed
+	v.passed = 0
 	unsent := slices.SortedFunc(maps.Values(c.unsent), func(a, b *request) int { return cmp.Compare(a.seq, b.seq) })
 	credits := slices.Collect(maps.Keys(v.credits))
 	c.mu.Unlock()
 
 	return func(yield func(*pb.Command) bool) {
+		if passed > 0 && !yield(&pb.Command{Do: &pb.Command_Passed{Passed: passed}}) {
+			return
+		}
 		for _, n := range cancels {
 			if !yield(&pb.Command{Do: &pb.Command_Cancel{Cancel: &pb.Cancel{Request: n}}}) {
 				return
@@ -331,7 +361,7 @@ func (c *Client) wantCommands(v *incarnation, r *request) func(yield func(*pb.Co
 		return func(yield func(*pb.Command) bool) {
 			for more := true; more; {
 				n := min(len(ranges), maxRanges)
-				m := &pb.WantLeaves{Request: number, Session: session, Root: tree.Root.Bytes(), Leaves: tree.Leaves, Ranges: toRanges(ranges[:n]), Credit: credit}
+				m := &pb.WantLeaves{Request: number, Session: session, Root: tree.Root.Bytes(), Leaves: tree.Leaves, Ranges: toRanges(ranges[:n]), Credit: credit, Trace: r.trace}
 				ranges, credit = ranges[n:], 0
 				more = len(ranges) > 0
 				m.More = more
@@ -344,7 +374,7 @@ func (c *Client) wantCommands(v *incarnation, r *request) func(yield func(*pb.Co
 	keys, single := r.need.left(), r.single
 	return func(yield func(*pb.Command) bool) {
 		for more := true; more; {
-			m := &pb.Want{Request: number, Session: session, Single: single, Credit: credit}
+			m := &pb.Want{Request: number, Session: session, Single: single, Credit: credit, Trace: r.trace}
 			credit = 0
 			for bytes := 0; len(keys) > 0 && bytes < maxMessage; keys = keys[1:] {
 				m.Cids = append(m.Cids, keys[0].Bytes())

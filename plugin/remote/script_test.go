@@ -13,7 +13,6 @@ import (
 
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -35,16 +34,23 @@ type scripted struct {
 	end      func()
 }
 
-func (s *scripted) Run(stream grpc.ClientStreamingServer[pb.Command, pb.RunReply]) error {
+func (s *scripted) Run(ctx context.Context, _ *pb.RunRequest) (*pb.RunReply, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// read takes commands until there are no more.
+func (s *scripted) read() {
+	commands := newCommandReader(s.results)
 	for {
-		m, err := stream.Recv()
+		m, err := commands.next()
 		if err != nil {
-			return err
+			return
 		}
 		select {
 		case s.commands <- m:
 		case <-s.stop:
-			return errors.New("the script has ended")
+			return
 		}
 	}
 }
@@ -68,6 +74,8 @@ func scriptShared(t testing.TB, c *Client, outbound *memory.Memory) *scripted {
 		err = c.Run(ctx, rpc, &pb.StartReply{Outbound: outbound != nil}, host, outbound, nil)
 	}()
 	s.ended = later(func() error { <-done; return err })
+	read := make(chan struct{})
+	go func() { defer close(read); s.read() }()
 	stopped := false
 	s.end = func() {
 		if stopped {
@@ -78,6 +86,7 @@ func scriptShared(t testing.TB, c *Client, outbound *memory.Memory) *scripted {
 		<-done
 		far.Close()
 		close(s.stop)
+		<-read
 		tear()
 	}
 	t.Cleanup(s.end)
@@ -517,7 +526,7 @@ func FuzzResults(f *testing.F) {
 	ring, _ := shared(f, 1<<20)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := newFrameReader(bytes.NewReader(b))
-		r.ring = &ringReader{m: ring, w: io.Discard}
+		r.ring = &ringReader{m: ring, tell: func(uint64) {}}
 		for {
 			res, err := r.next()
 			if err == nil && res.kind == blockResult {
@@ -546,6 +555,44 @@ func FuzzResults(f *testing.F) {
 				if err != nil || !reflect.DeepEqual(again, res) {
 					t.Fatalf("got %+v, %v after a round, want %+v", again, err, res)
 				}
+			}
+		}
+	})
+}
+
+// FuzzCommands shows that no bytes from a host bring the plugin down, that none
+// take more memory than they may, and that a command that is understood is the same
+// when it is written again.
+func FuzzCommands(f *testing.F) {
+	k := makeBlocks(19, 1, 100)[0].Cid()
+	for _, m := range []*pb.Command{wantCommand(1, 9, k, k), creditOf(1, 2), cancelOf(3), {Do: &pb.Command_Passed{Passed: 7}}, {}} {
+		b, err := appendMessage(nil, m, MaxCommand)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte{0, 0, 16, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := newCommandReader(bytes.NewReader(b))
+		for {
+			m, err := r.next()
+			if cap(r.buf) > MaxCommand {
+				t.Fatalf("%d bytes are kept, want at most %d", cap(r.buf), MaxCommand)
+			}
+			if err != nil {
+				if e, ok := err.(*errs.Error); ok && (e.Kind != errs.Malformed || e.Fault != errs.Ours) || !ok && err != io.EOF && err != io.ErrUnexpectedEOF {
+					t.Fatalf("got %v, want it malformed, or the end", err)
+				}
+				return
+			}
+			again, err := appendMessage(nil, m, MaxCommand)
+			if err != nil {
+				t.Fatal(err)
+			}
+			back, err := newCommandReader(bytes.NewReader(again)).next()
+			if err != nil || !proto.Equal(back, m) {
+				t.Fatalf("got %v, %v, want %v", back, err, m)
 			}
 		}
 	})

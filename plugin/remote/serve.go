@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,11 +13,11 @@ import (
 	boxo "github.com/ipfs/boxo/exchange"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/codexchange/codexchange/exchange/dataset"
 	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/exchange/spans"
 	"github.com/codexchange/codexchange/exchange/wire"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
@@ -79,6 +80,7 @@ type call struct {
 	tree    dataset.Tree
 	ranges  []wire.Range
 	after   <-chan struct{} // closed when the exchange knows what was stored before
+	trace   *pb.Trace       // that it is part of, nil for none
 
 	credit int64         // bytes that may be sent; guarded by serving.mu
 	grant  chan struct{} // has room for one: there is credit
@@ -139,18 +141,12 @@ func (v *serving) cancel(err error) {
 func (v *serving) run() error {
 	v.wg.Go(func() { v.cancel(v.write()) })
 	v.wg.Go(v.notify)
-	if v.ring != nil {
-		v.wg.Go(func() {
-			if err := v.ring.listen(v.instance.Results); err != nil {
-				v.cancel(err)
-			}
-		})
-	}
+	v.wg.Go(func() { v.cancel(v.receive()) })
 	<-v.ctx.Done()
 	v.mu.Lock()
 	v.ending = true
 	v.mu.Unlock()
-	_ = v.instance.Results.Close() // ends a write, and listen
+	_ = v.instance.Results.Close() // ends write and receive
 	v.wg.Wait()
 	if err := context.Cause(v.ctx); !errors.Is(err, errStopped) {
 		return err
@@ -158,18 +154,22 @@ func (v *serving) run() error {
 	return nil
 }
 
-// receive takes commands until the host ends the call. It waits for nobody, and
-// so the credit that somebody waits for comes through. What is said of numbers
-// that are not known is ignored: a request may have ended on this side when its
-// cancel or credit was sent. So are commands of a later version.
-func (v *serving) receive(stream grpc.ClientStreamingServer[pb.Command, pb.RunReply]) error {
+// receive takes commands until there are no more. It waits for nobody, and so the
+// credit that somebody waits for comes through. What is said of numbers that are
+// not known is ignored: a request may have ended on this side when its cancel or
+// credit was sent. So are commands of a later version.
+func (v *serving) receive() error {
+	commands := newCommandReader(v.instance.Results)
 	for {
-		m, err := stream.Recv()
-		if err == io.EOF {
+		m, err := commands.next()
+		var ours *errs.Error
+		switch {
+		case err == io.EOF:
 			return nil
-		}
-		if err != nil {
-			return pb.FromStatus(v.ctx, err, errs.Ours, "run exchange")
+		case errors.As(err, &ours):
+			return err
+		case err != nil:
+			return errs.E(errs.Crashed, errs.Ours, "read commands", "", err)
 		}
 		switch do := m.Do.(type) {
 		case *pb.Command_Want:
@@ -186,6 +186,8 @@ func (v *serving) receive(stream grpc.ClientStreamingServer[pb.Command, pb.RunRe
 			v.stored(do.Stored)
 		case *pb.Command_StoredLeaves:
 			v.storedLeaves(do.StoredLeaves)
+		case *pb.Command_Passed:
+			err = v.ring.passed(do.Passed)
 		}
 		if err != nil {
 			return err
@@ -201,7 +203,7 @@ func (v *serving) want(m *pb.Want) error {
 	if err != nil {
 		return err
 	}
-	c.single = m.GetSingle()
+	c.single, c.trace = m.GetSingle(), m.GetTrace()
 	for _, b := range m.GetCids() {
 		c.count++
 		if k, err := parseCID(b); err != nil {
@@ -228,7 +230,7 @@ func (v *serving) wantLeaves(m *pb.WantLeaves) error {
 	if err != nil {
 		c.wrong(fmt.Errorf("root: %w", err))
 	}
-	c.tree = dataset.Tree{Root: root, Leaves: m.GetLeaves()}
+	c.tree, c.trace = dataset.Tree{Root: root, Leaves: m.GetLeaves()}, m.GetTrace()
 	for _, r := range m.GetRanges() {
 		c.ranges = append(c.ranges, wire.Range{First: r.GetFirst(), Count: r.GetCount()})
 	}
@@ -367,6 +369,7 @@ func (v *serving) perform(c *call) {
 		}
 	}
 	err := c.bad
+	span := c.start()
 	switch {
 	case c.ctx.Err() != nil || err != nil:
 	case c.isLeaf:
@@ -376,9 +379,27 @@ func (v *serving) perform(c *call) {
 	default:
 		err = v.getBlocks(c)
 	}
+	span.End(cmp.Or(err, context.Cause(c.ctx)))
 	if c.ctx.Err() == nil {
 		v.put(c, frame{head: &pb.Result{Request: c.number, What: &pb.Result_Done{Done: &pb.DoneResult{Error: toError(err)}}}})
 	}
+}
+
+// start makes a request a step of the host's trace, if it is part of one.
+func (c *call) start() (span spans.Span) {
+	ctx := c.trace.Within(c.ctx)
+	switch {
+	case c.isLeaf:
+		c.ctx, span = spans.Start(ctx, "plugin.Server.GetLeaves")
+		span.Cid(c.tree.Root)
+	case c.single && len(c.keys) == 1:
+		c.ctx, span = spans.Start(ctx, "plugin.Server.GetBlock")
+		span.Cid(c.keys[0])
+	default:
+		c.ctx, span = spans.Start(ctx, "plugin.Server.GetBlocks")
+		span.Count("blocks", len(c.keys))
+	}
+	return span
 }
 
 // toError is err as a message that fits into a head.

@@ -31,6 +31,9 @@ type ServerOptions struct {
 	// Usage is what the process uses: CPU time since its start, and bytes of
 	// memory. nil if the process is the host's.
 	Usage func() (cpu time.Duration, memory uint64)
+	// LogLevel is told the lowest level of a log that the host shows, each time that
+	// it pings. nil: nobody is told.
+	LogLevel func(slog.Level)
 	// Log is told of what the exchange and the host do wrong. nil: slog.Default().
 	Log *slog.Logger
 }
@@ -48,8 +51,8 @@ type ServerOptions struct {
 // Without SessionExchange, requests of a session are made of the exchange itself.
 type Instance struct {
 	Exchange boxo.Interface
-	// Results is where results are written, and nothing is read unless Outbound is
-	// set. It is closed when Run ends.
+	// Results is where commands are read and results written. It is closed when Run
+	// ends.
 	Results io.ReadWriteCloser
 	// Outbound is where large payload of results goes; nil: all of it goes to
 	// Results. It is not used any more when Close is called.
@@ -88,7 +91,7 @@ type Server struct {
 	serving  *serving  // of the one Run, nil before
 	ending   bool      // nothing is started any more
 
-	wg   sync.WaitGroup // Start, Run, and the goroutine that receives
+	wg   sync.WaitGroup // Start and Run
 	once sync.Once
 	err  error // of Close
 }
@@ -182,35 +185,27 @@ func (s *Server) opened(op string) (*Instance, error) {
 }
 
 // Run implements pb.ExchangeServer.
-func (s *Server) Run(stream grpc.ClientStreamingServer[pb.Command, pb.RunReply]) error {
+func (s *Server) Run(ctx context.Context, _ *pb.RunRequest) (*pb.RunReply, error) {
 	const op = "run exchange"
 	i, err := s.opened(op)
 	if err != nil {
-		return pb.Status(err)
+		return nil, pb.Status(err)
 	}
 	s.mu.Lock()
 	if s.ending {
 		s.mu.Unlock()
-		return pb.Status(errs.E(errs.Closed, errs.Caller, op, "", nil))
+		return nil, pb.Status(errs.E(errs.Closed, errs.Caller, op, "", nil))
 	}
 	if s.serving != nil {
 		s.mu.Unlock()
-		return pb.Status(errs.E(errs.Invalid, errs.Caller, op, "", errors.New("it has been run before")))
+		return nil, pb.Status(errs.E(errs.Invalid, errs.Caller, op, "", errors.New("it has been run before")))
 	}
-	v := newServing(s, i, stream.Context())
+	v := newServing(s, i, ctx)
 	s.serving = v
-	s.wg.Add(2)
+	s.wg.Add(1)
 	s.mu.Unlock()
 	defer s.wg.Done()
-	// Only the end of the call ends a Recv, so this one ends after Run.
-	go func() {
-		defer s.wg.Done()
-		v.cancel(v.receive(stream))
-	}()
-	if err := v.run(); err != nil {
-		return pb.Status(err)
-	}
-	return stream.SendAndClose(&pb.RunReply{})
+	return &pb.RunReply{}, pb.Status(v.run())
 }
 
 // Stop implements pb.ExchangeServer: it is Close.
@@ -251,7 +246,10 @@ func (s *Server) Close() error {
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Ping implements pb.ExchangeServer.
-func (s *Server) Ping(context.Context, *pb.PingRequest) (*pb.PingReply, error) {
+func (s *Server) Ping(_ context.Context, req *pb.PingRequest) (*pb.PingReply, error) {
+	if req.LogLevel != nil && s.opt.LogLevel != nil {
+		s.opt.LogLevel(slog.Level(req.GetLogLevel()))
+	}
 	return &pb.PingReply{}, nil
 }
 

@@ -28,8 +28,8 @@ type playedHost struct {
 	testing.TB
 	server *Server
 	rpc    pb.ExchangeClient
-	stream grpc.ClientStreamingClient[pb.Command, pb.RunReply]
 	socket net.Conn
+	run    <-chan error // of Run
 	frames *frameReader
 	closed chan struct{} // closed by Instance.Close
 }
@@ -64,17 +64,18 @@ func newHostShared(t testing.TB, x boxo.Interface, read func(context.Context, ci
 	if _, err := h.rpc.Start(t.Context(), &pb.StartRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	if h.stream, err = h.rpc.Run(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	h.run = later(func() error { _, err := h.rpc.Run(t.Context(), &pb.RunRequest{}); return err })
 	return h
 }
 
 func (h *playedHost) send(list ...*pb.Command) {
 	h.Helper()
 	for _, m := range list {
-		if err := h.stream.Send(m); err != nil {
+		b, err := appendMessage(nil, m, MaxCommand)
+		if err == nil {
+			_, err = h.socket.Write(b)
+		}
+		if err != nil {
 			h.Fatal(err)
 		}
 	}
@@ -181,7 +182,7 @@ func TestServerRefuses(t *testing.T) {
 	h.send(wantCommand(50, 1, list[1].Cid()))
 	h.next("the part that was missing came")
 	h.send(part)
-	if err := h.stream.RecvMsg(new(pb.RunReply)); !errors.Is(pb.FromStatus(t.Context(), err, errs.Plugin, ""), errs.Invalid) {
+	if err := wait(t, "Run ends", h.run); !errors.Is(pb.FromStatus(t.Context(), err, errs.Plugin, ""), errs.Invalid) {
 		t.Errorf("a number that is in use: got %v, want %v", err, errs.Invalid)
 	}
 }
@@ -276,7 +277,7 @@ func TestStop(t *testing.T) {
 			t.Errorf("%s was not before the answer to Stop", name)
 		}
 	}
-	if err := h.stream.RecvMsg(new(pb.RunReply)); err != nil {
+	if err := wait(t, "Run ends", h.run); err != nil {
 		t.Errorf("Run: got %v, want an end in good order", err)
 	}
 	if res, err := h.frames.next(); err == nil {

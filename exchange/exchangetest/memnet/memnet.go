@@ -61,6 +61,7 @@ type Net struct {
 	links   map[pair]*link
 	latency map[pair]time.Duration
 	buffer  int
+	streams int
 }
 
 // New makes a network without nodes.
@@ -70,6 +71,7 @@ func New() *Net {
 		links:   make(map[pair]*link),
 		latency: make(map[pair]time.Duration),
 		buffer:  DefaultBuffer,
+		streams: 1,
 	}
 }
 
@@ -110,6 +112,14 @@ func (n *Net) SetBuffer(bytes int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.buffer = max(bytes, 1)
+}
+
+// SetStreams sets how many streams of a peer each node reads at a time, 1 if it is
+// not called.
+func (n *Net) SetStreams(count int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.streams = count
 }
 
 // SetLatency sets how long bytes, ends and resets travel between two nodes in

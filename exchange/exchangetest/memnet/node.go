@@ -229,6 +229,13 @@ func (x *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	return nil
 }
 
+// Streams implements exchange.Network: what SetStreams said.
+func (x *Node) Streams(peer.ID) int {
+	x.net.mu.Lock()
+	defer x.net.mu.Unlock()
+	return x.net.streams
+}
+
 // Latency implements exchange.Network: twice what SetLatency said.
 func (x *Node) Latency(p peer.ID) time.Duration {
 	x.net.mu.Lock()

@@ -45,21 +45,24 @@ func (e *Engine) haveIn(w *want, p *peerCtx, price wire.Price) {
 		return
 	}
 	first := l.says != has
-	l.say(has)
-	if !price.IsZero() {
-		l.price = &price
-	}
+	p.shown = true
+	crowd := l.crowd
 	if first {
 		for _, g := range w.getters {
-			g.session.join(p).hit()
+			m := g.session.join(p)
+			m.become(m.trust, m.fellow && p.asking > 0)
+			m.hit()
+			crowd = crowd || m.crowd
 		}
 	}
+	l.announce(price, crowd)
+	e.gave(p)
 	if w.peer == p && w.guessed != nil {
 		w.guessed.guesses-- // it is known now
 		w.guessed, w.hurry = nil, false
 	}
 	switch {
-	case w.state == seeking:
+	case w.state == seeking || w.state == left:
 		e.rest(w)
 		e.place(w)
 	case w.state == asked && w.peer != p && w.guessed != nil && !w.hurry:
@@ -103,8 +106,13 @@ func (e *Engine) dontHaveIn(w *want, p *peerCtx) {
 	if m := w.owner().session.member(p); m != nil {
 		e.missed(w.owner().session, m)
 	}
+	if w.state == left && w.to == p && !e.asksFor(p, w.address) {
+		e.rest(w)
+		e.place(w)
+		return
+	}
 	switch {
-	case w.state == ready && !e.announced(w) && !e.proven(w, w.owner().session):
+	case (w.state == ready || w.state == left) && !e.announced(w) && !e.proven(w, w.owner().session):
 		e.rest(w)
 		e.place(w)
 	case w.state == seeking && e.hopeless(w):
@@ -183,6 +191,7 @@ func (e *Engine) unwanted(p *peerCtx, b Block) {
 }
 
 func (e *Engine) blockIn(w *want, p *peerCtx, ref, size int) {
+	p.shown = true
 	l := w.link(p)
 	if l == nil || l.told != toldBlock {
 		e.stats.UnrequestedBlocks++ // welcome all the same: it is what we want
@@ -194,6 +203,10 @@ func (e *Engine) blockIn(w *want, p *peerCtx, ref, size int) {
 			m.hit()
 		}
 		m.misses = 0
+	}
+	if s := w.owner().session; !s.moving {
+		s.moving = true
+		e.moving = append(e.moving, s)
 	}
 	if w.peer == p {
 		p.delivered(e.now, w.askedAt, size, w.alone)
@@ -230,7 +243,7 @@ func (e *Engine) badIn(p *peerCtx, a wire.Address) {
 	switch {
 	case w.state == asked && w.peer == p:
 		e.refused(w, l)
-	case w.state == ready && !e.announced(w) && !e.proven(w, w.owner().session):
+	case (w.state == ready || w.state == left) && !e.announced(w) && !e.proven(w, w.owner().session):
 		e.rest(w)
 		e.place(w)
 	}
@@ -238,8 +251,15 @@ func (e *Engine) badIn(p *peerCtx, a wire.Address) {
 
 // due is called when a peer may have left a want unanswered.
 func (w *want) due(e *Engine) {
+	if w.state == left {
+		e.dueLeft(w)
+		return
+	}
 	p := w.peer
 	if p == nil {
+		return
+	}
+	if e.hedge(w) {
 		return
 	}
 	limit := p.patience()
@@ -254,10 +274,62 @@ func (w *want) due(e *Engine) {
 		turn = 2*limit + 4*p.backlog()
 	}
 	if !w.hurry && e.now.Sub(last) < limit && e.now.Sub(w.askedAt) < turn {
-		e.timers.start(&w.timer, last.Add(limit))
+		// The request may come near its end before the peer's time is over.
+		at := last.Add(limit)
+		if again := e.now.Add(minPatience); !w.lateAt.IsZero() && again.Before(at) {
+			at = again
+		}
+		e.timers.start(&w.timer, at)
 		return
 	}
 	e.timedOut(w)
+}
+
+const (
+	tail      = 16 // wants that a request has left when it is near its end
+	maxHedges = 16 // wants of a request that are asked of a second peer
+)
+
+// nearEnd reports whether the request waits for its last blocks.
+func (g *getter) nearEnd() bool { return g.active <= tail && !g.more() }
+
+// hedge asks a second peer for one of the last blocks of a request, if the first is
+// late. The first is not told: the block may be on its way, and who delivers second
+// is the one that hears it is over.
+func (e *Engine) hedge(w *want) bool {
+	g := w.owner()
+	if w.lateAt.IsZero() || e.now.Before(w.lateAt) || w.hurry || g.hedges >= maxHedges || !g.nearEnd() || g.full(e) {
+		return false
+	}
+	first := w.peer
+	wait := e.now.Sub(w.askedAt).Seconds()
+	var best *peerCtx
+	consider := func(p *peerCtx) {
+		if l := w.link(p); p == first || p.answer == 0 || !p.room() || l != nil && max(l.told, l.queued) == toldBlock {
+			return
+		}
+		if cost := p.expect(e.now, w.size, e.rate); cost < wait {
+			best, wait = p, cost
+		}
+	}
+	for _, l := range w.links {
+		if l.says == has {
+			consider(l.peer)
+		}
+	}
+	for _, m := range g.session.members {
+		if m.proven() && m.guesses < m.trust && e.guessable(w, m.peer) {
+			consider(m.peer)
+		}
+	}
+	if best == nil {
+		return false
+	}
+	g.hedges++
+	e.stats.Hedged++
+	e.ask(w, best)
+	w.lateAt = time.Time{} // two are enough
+	return true
 }
 
 // timedOut takes silence for "don't have". If another peer can be asked, this one
@@ -304,6 +376,7 @@ func (e *Engine) release(p *peerCtx, says word) {
 		e.rest(w)
 		e.place(w)
 	}
+	e.takeBack(p)
 	for _, s := range e.live {
 		e.doubt(s)
 	}

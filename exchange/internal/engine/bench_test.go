@@ -165,7 +165,7 @@ func benchServe(b *testing.B, peers int) {
 				queue = append(queue, ev)
 			case SendBlocks:
 				served += len(a.Blocks)
-				queue = append(queue, Sent{Peer: a.Peer, Epoch: a.Epoch, Blocks: true, OK: true})
+				queue = append(queue, Sent{Peer: a.Peer, Epoch: a.Epoch, Blocks: true, Message: a.Message, OK: true})
 			}
 		}
 	}

@@ -77,6 +77,13 @@ func (c *checker) wants() {
 			c.that(w.peer == p, "%s is in the asked list of %s and not asked of it", spell(w.address), who(p.id))
 		})
 	}
+	for _, p := range e.order {
+		in += c.walk("left", &p.left, left, func(w *want) {
+			c.that(w.to == p, "%s is in the list of what is left to %s and not left to it", spell(w.address), who(p.id))
+			c.that(p.usable() && !p.slack, "%s is left to %s, which is not to be relied on", spell(w.address), who(p.id))
+			c.that(e.announced(w) || e.proven(w, w.owner().session), "%s is left to %s and nobody could be asked for it", spell(w.address), who(p.id))
+		})
+	}
 	c.that(in == len(e.wants), "%d wants are in lists, %d are active", in, len(e.wants))
 	claims := map[*getter]map[*want]bool{}
 	for _, g := range e.getters {
@@ -94,7 +101,8 @@ func (c *checker) wants() {
 			c.that(!slices.Contains(w.getters[:i], g), "%s has getter %d twice", spell(a), g.id)
 			c.that(claims[g][w], "%s is not among the wants of getter %d", spell(a), g.id)
 		}
-		c.that(w.timer.set() == (w.state == asked), "%s is in state %d and its timer is set: %v", spell(a), w.state, w.timer.set())
+		c.that((w.to != nil) == (w.state == left), "%s is in state %d and left to somebody: %v", spell(a), w.state, w.to != nil)
+		c.that(w.timer.set() == (w.state == asked || w.state == left), "%s is in state %d and its timer is set: %v", spell(a), w.state, w.timer.set())
 		c.that((w.peer != nil) == (w.state == asked), "%s is in state %d and has a peer: %v", spell(a), w.state, w.peer != nil)
 		c.that(w.guessed == nil || w.state == asked, "%s is guessed in state %d", spell(a), w.state)
 		if w.state == asked {
@@ -192,7 +200,8 @@ func (c *checker) peers() {
 			c.that(e.wants[l.want.address] == l.want, "%s has a link to %s, which nobody wants", who(p.id), spell(l.want.address))
 			c.that(slices.Contains(l.want.links, l), "%s has a link that %s does not have", who(p.id), spell(l.want.address))
 			c.that(l.price == nil || l.says == has, "%s has a price for %s and does not have it", who(p.id), spell(l.want.address))
-			if l.says == has && l.want.state == ready {
+			c.that(!l.crowd || l.says == has, "%s is in the crowd and has not %s", who(p.id), spell(l.want.address))
+			if l.says == has && l.want.state == ready && l.crowd == l.want.inCrowd() {
 				offers++
 			}
 		}
@@ -306,10 +315,10 @@ func (c *checker) serving() {
 			asks += len(f.asks)
 		}
 		c.that(asks == p.asks[flying].len, "%s has %d asks in messages, %d that fly", who(p.id), asks, p.asks[flying].len)
-		c.that(len(p.flying) <= messagesAhead, "%s has %d messages of blocks on their way", who(p.id), len(p.flying))
+		c.that(len(p.flying) <= max(p.streams, 1)+messagesAhead, "%s has %d messages of blocks on their way", who(p.id), len(p.flying))
 		n := inTurn[p]
 		c.that(n <= 1 && (n == 1) == p.inTurn, "%s is %d times in turn, says %v", who(p.id), n, p.inTurn)
-		waits := p.asks[queued].len > 0 && len(p.flying) < messagesAhead && !p.paused
+		waits := p.asks[queued].len > 0 && !p.crowded() && !p.paused
 		c.that(!waits || p.inTurn, "%s has blocks waiting and is not in turn", who(p.id))
 		c.that(!waits || e.flying >= e.cfg.ServingBytes, "%s has blocks waiting though there is room", who(p.id))
 		lookable := p.asks[unlooked].len > 0 && !p.looking && !p.paused && len(p.presences) < 4*listEntries
@@ -329,11 +338,11 @@ func (c *checker) progress() {
 			for _, l := range w.links {
 				if l.says == has && l.peer.usable() {
 					candidate = true
-					c.that(!l.peer.room(), "%s is ready, %s announced it and has room", spell(w.address), who(l.peer.id))
+					c.that(l.crowd != w.inCrowd() || !l.peer.room(), "%s is ready, %s announced it and has room", spell(w.address), who(l.peer.id))
 				}
 			}
 			for _, m := range g.session.members {
-				if m.proven() && guessable(w, m.peer) && !(candidate && probed(w, m.peer)) {
+				if !w.inCrowd() && m.proven() && c.e.guessable(w, m.peer) && !(candidate && probed(w, m.peer)) {
 					candidate = true
 					c.that(m.guesses >= m.trust || !m.peer.room(), "%s is ready, %s is proven and has room", spell(w.address), who(m.peer.id))
 				}
@@ -457,7 +466,7 @@ func (v *watch) action(a Action) {
 // dump writes down an Engine for a reader.
 func dump(e *Engine) string {
 	var b strings.Builder
-	states := []string{"resting", "seeking", "ready", "asked"}
+	states := []string{"resting", "seeking", "ready", "asked", "left"}
 	says := []string{"nothing", "has", "hasNot", "tooSlow", "sentBad", "tooDear"}
 	tolds := []string{"nothing", "have", "block"}
 	wants := slices.SortedFunc(maps.Values(e.wants), func(x, y *want) int { return strings.Compare(spell(x.address), spell(y.address)) })
@@ -467,6 +476,9 @@ func dump(e *Engine) string {
 			break
 		}
 		fmt.Fprintf(&b, "want %s: %s", spell(w.address), states[w.state])
+		if w.to != nil {
+			fmt.Fprintf(&b, " to %s since %v, timer in %v", who(w.to.id), e.now.Sub(w.askedAt), w.timer.at.Sub(e.now))
+		}
 		if w.peer != nil {
 			fmt.Fprintf(&b, " of %s since %v, timer in %v, guessed %v, hurry %v", who(w.peer.id), e.now.Sub(w.askedAt), w.timer.at.Sub(e.now), w.guessed != nil, w.hurry)
 		}

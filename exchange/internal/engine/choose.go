@@ -5,7 +5,8 @@ import (
 )
 
 const (
-	guessCost = 1.5 // a peer asked on trust counts as this much slower
+	guessCost   = 1.5 // a peer asked on trust counts as this much slower
+	randomPeers = 8   // peers that have shown nothing and are told at a time, beside many that have
 )
 
 // place puts a resting want where it belongs: among the ready if some peer can
@@ -15,15 +16,15 @@ func (e *Engine) place(w *want) {
 	e.adopt(w)
 	g := w.owner()
 	s := g.session
+	e.meet(w)
 	switch {
 	case e.announced(w):
+		if s.fellows > 0 {
+			e.tellMembers(w, s)
+		}
 	case e.proven(w, s):
 		// The other members may have it all the same, and come to be trusted again.
-		for _, m := range s.members {
-			if !m.proven() {
-				e.tellHave(w, m.peer)
-			}
-		}
+		e.tellMembers(w, s)
 	default:
 		// Others are told when nobody is left who might still answer; that some
 		// refuse is no reason to ask everybody there is.
@@ -39,12 +40,24 @@ func (e *Engine) place(w *want) {
 		e.seek(s)
 		return
 	}
-	w.state = ready
+	if p := e.heir(w); p != nil {
+		e.leave(w, p)
+		return
+	}
+	w.state, w.askedAt = ready, e.now
 	g.ready.push(w)
 	w.offer(+1)
 	if !g.inTurn {
 		g.inTurn = true
 		e.turns = append(e.turns, g)
+	}
+}
+
+func (e *Engine) tellMembers(w *want, s *session) {
+	for _, m := range s.members {
+		if !m.proven() {
+			e.tellHave(w, m.peer)
+		}
 	}
 }
 
@@ -57,28 +70,39 @@ func (e *Engine) doubt(s *session) {
 	}
 }
 
-// reconsider places ready wants anew that nobody can be asked for any more.
+// reconsider places wants anew that nobody can be asked for any more, though they
+// are ready or left to a fellow. That may bring further doubts.
 func (e *Engine) reconsider() {
-	if len(e.stale) == 0 {
-		return
-	}
-	for _, g := range slices.Clone(e.turns) {
-		if !g.session.stale {
+	for len(e.stale) > 0 {
+		e.doubts++
+		for _, s := range e.stale {
+			s.stale, s.doubted = false, e.doubts
+		}
+		e.stale = e.stale[:0]
+		for _, g := range slices.Clone(e.turns) {
+			if g.session.doubted == e.doubts {
+				e.replace(g.ready.head)
+			}
+		}
+		if e.leaving == 0 {
 			continue
 		}
-		for w := g.ready.head; w != nil; {
-			next := w.next
-			if !e.announced(w) && !e.proven(w, g.session) {
-				e.rest(w)
-				e.place(w)
-			}
-			w = next
+		for _, p := range e.order {
+			e.replace(p.left.head)
 		}
 	}
-	for _, s := range e.stale {
-		s.stale = false
+}
+
+// replace does so with the wants of a list, from w on, that are of doubted sessions.
+func (e *Engine) replace(w *want) {
+	for w != nil {
+		next := w.next
+		if s := w.owner().session; s.doubted == e.doubts && !e.announced(w) && !e.proven(w, s) {
+			e.rest(w)
+			e.place(w)
+		}
+		w = next
 	}
-	e.stale = e.stale[:0]
 }
 
 // announced reports whether a peer that may be asked has announced the block.
@@ -93,8 +117,8 @@ func (e *Engine) announced(w *want) bool {
 
 // guessable reports whether it makes sense to ask p for w without knowing
 // whether it has it.
-func guessable(w *want, p *peerCtx) bool {
-	if !p.usable() {
+func (e *Engine) guessable(w *want, p *peerCtx) bool {
+	if !p.usable() || e.asksFor(p, w.address) {
 		return false
 	}
 	l := w.link(p)
@@ -105,7 +129,7 @@ func guessable(w *want, p *peerCtx) bool {
 // being probed, because that went well before.
 func (e *Engine) proven(w *want, s *session) bool {
 	for _, m := range s.members {
-		if m.proven() && guessable(w, m.peer) {
+		if m.proven() && e.guessable(w, m.peer) {
 			return true
 		}
 	}
@@ -122,7 +146,7 @@ func (e *Engine) trial(w *want, s *session) *peerCtx {
 	var best *peerCtx
 	for _, l := range w.links {
 		p := l.peer
-		if l.says != nothing || l.told == toldBlock || !p.room() {
+		if l.says != nothing || l.told == toldBlock || !p.room() || e.asksFor(p, w.address) {
 			continue
 		}
 		if m := s.member(p); m != nil && m.guesses >= m.trust {
@@ -138,20 +162,43 @@ func (e *Engine) trial(w *want, s *session) *peerCtx {
 	return best
 }
 
-// broadcast tells want-have to members first, and then to other connected peers,
-// up to the bound. Who was told before is not told again.
+// broadcast tells want-have to members first, then to those that are near, and
+// then to other connected peers, up to the bound, which does not count who is near.
+// In a large neighbourhood those come first that have shown that they have
+// something, and of the others a few are told, picked at random. Who was told
+// before is not told again.
 func (e *Engine) broadcast(w *want, s *session) {
-	n := 0
+	n, most := 0, e.cfg.BroadcastPeers
 	for _, m := range s.members {
-		if n < e.cfg.BroadcastPeers && e.tellHave(w, m.peer) {
+		if n < most && e.tellHave(w, m.peer) {
 			n++
 		}
 	}
+	shown := false
 	for _, p := range e.order {
-		if n >= e.cfg.BroadcastPeers {
+		switch {
+		case p.near:
+			e.tellHave(w, p)
+		case p.shown && n < most:
+			shown = true
+			if e.tellHave(w, p) {
+				n++
+			}
+		}
+	}
+	if n >= most {
+		return
+	}
+	from := 0
+	if shown && len(e.order) > most {
+		most = min(most, n+randomPeers)
+		from = e.rand.IntN(len(e.order))
+	}
+	for i := range e.order {
+		if n >= most {
 			return
 		}
-		if e.tellHave(w, p) {
+		if e.tellHave(w, e.order[(from+i)%len(e.order)]) {
 			n++
 		}
 	}
@@ -235,12 +282,12 @@ func (e *Engine) pick(g *getter) (*want, *peerCtx) {
 // to show that it is faster than it was. Those that announced it come before
 // those that are only trusted; among peers about equally fast the cheaper wins.
 func (e *Engine) choose(w *want) *peerCtx {
-	s := w.owner().session
+	s, crowd := w.owner().session, w.inCrowd()
 	var best *link
 	var bestPeer *peerCtx
 	var bestCost float64
 	consider := func(p *peerCtx, l *link, factor float64) {
-		cost := p.expect(s.size, e.rate) * factor * (1 + 0.2*e.rand.Float64())
+		cost := p.expect(e.now, s.size, e.rate) * factor * (1 + 0.2*e.rand.Float64())
 		if bestPeer != nil {
 			near := cost < bestCost*1.25 && bestCost < cost*1.25
 			if c := comparePrice(l, best); near && c != 0 {
@@ -257,13 +304,16 @@ func (e *Engine) choose(w *want) *peerCtx {
 	for _, l := range w.links {
 		if l.says == has && l.peer.usable() {
 			known = true
-			if l.peer.room() {
+			if l.crowd == crowd && l.peer.room() {
 				consider(l.peer, l, 1)
 			}
 		}
 	}
+	if crowd {
+		return bestPeer
+	}
 	for _, m := range s.members {
-		if m.guesses < m.trust && m.peer.room() && guessable(w, m.peer) && !(known && probed(w, m.peer)) {
+		if m.guesses < m.trust && !m.fellow && m.peer.room() && e.guessable(w, m.peer) && !(known && probed(w, m.peer)) {
 			consider(m.peer, nil, guessCost)
 		}
 	}
@@ -295,6 +345,13 @@ func comparePrice(a, b *link) int {
 func (e *Engine) ask(w *want, p *peerCtx) {
 	g := w.owner()
 	e.rest(w)
+	for _, l := range w.links {
+		if l.peer != p && l.told == toldBlock && l.says == hasNot && e.asksFor(l.peer, w.address) {
+			// It will have the block soon, and would send it though we have it by then.
+			e.cancel(l)
+			e.tellHave(w, l.peer)
+		}
+	}
 	l := e.know(w, p)
 	alone := p.asked.len == 0
 	if l.says != has {
@@ -308,15 +365,20 @@ func (e *Engine) ask(w *want, p *peerCtx) {
 		}
 	}
 	w.state, w.peer, w.askedAt, w.size = asked, p, e.now, g.session.size
+	w.lateAt = p.lateAt(e.now, w.size)
 	p.asked.push(w)
 	p.load += w.size
 	p.fill()
 	g.load += w.size
 	w.alone = alone
 	if alone {
-		p.since, p.counted = e.now, 0
+		p.remeasure()
 	}
-	e.timers.start(&w.timer, e.now.Add(p.patience()))
+	at := e.now.Add(p.patience())
+	if w.lateAt.Before(at) {
+		at = w.lateAt
+	}
+	e.timers.start(&w.timer, at)
 	e.tellBlock(l)
 	e.stats.Asked++
 	p.stats.Asked++

@@ -22,8 +22,11 @@ type Config struct {
 	SearchDelay    time.Duration
 	Searches       bool // a Search has any use
 	Serve          bool
+	Filtered       bool // who looks up may refuse, so that nothing is served without
 	Price          wire.Price
 	MaxPrice       *wire.Price
+	Self           peer.ID
+	Score          func(PeerStats) int // worth of a peer, 0 to 100; nil: by the blocks that went between us
 	Seed           uint64
 }
 
@@ -39,6 +42,7 @@ type Engine struct {
 	peers map[peer.ID]*peerCtx
 	order []*peerCtx // the same, in order of joining
 	rate  float64    // bytes/s that peers deliver, running mean
+	self  uint64     // peerHash of Config.Self
 
 	wants    map[wire.Address]*want
 	getters  map[GetterID]*getter
@@ -47,22 +51,29 @@ type Engine struct {
 
 	turns     []*getter  // getters with ready wants, next first
 	pass      uint64     // number of the scheduling pass
+	doubts    uint64     // number of the round of reconsider
 	able      []*peerCtx // that may be asked for more in the pass
 	waiting   []*getter  // with plain CIDs in their backlog
 	hungry    []*getter  // to be filled at the end of the step
 	stale     []*session // to be reconsidered at the end of the step
 	dirty     []*peerCtx // with something to be sent
 	searching map[cid.Cid]bool
+	searched  searched
+	leaving   int        // wants that are left to fellows
+	moving    []*session // for which blocks have come in this step
 
 	ledger  ledger
-	serving []*peerCtx // with blocks to be sent, next first
+	serving []*peerCtx // with blocks to be sent
+	charged float64    // what the peer that was served last was charged before
 	flying  int        // bytes of blocks on their way to all peers
+	message uint64     // number of the latest message of blocks
 }
 
 // New makes an Engine that has no peers and no wants.
 func New(cfg Config) *Engine {
 	return &Engine{
 		cfg:       cfg,
+		self:      peerHash(cfg.Self),
 		rand:      rand.New(rand.NewPCG(cfg.Seed, 0x636f646578)),
 		peers:     make(map[peer.ID]*peerCtx),
 		wants:     make(map[wire.Address]*want),
@@ -81,7 +92,6 @@ func (e *Engine) Step(now time.Time, ev Event) {
 		t.owner.due(e)
 	}
 	e.take(ev)
-	e.reconsider()
 	for _, g := range e.hungry {
 		g.hungry = false
 		if e.getters[g.id] == g {
@@ -90,7 +100,10 @@ func (e *Engine) Step(now time.Time, ev Event) {
 		}
 	}
 	e.hungry = e.hungry[:0]
+	e.reconsider()
 	e.schedule()
+	e.poach()
+	e.relieve()
 	e.serve()
 	e.flush()
 }
@@ -128,6 +141,11 @@ func (e *Engine) take(ev Event) {
 	case Sent:
 		if p := e.peers[ev.Peer]; p != nil && p.epoch == ev.Epoch {
 			e.sent(p, ev)
+		}
+	case Streams:
+		if p := e.peers[ev.Peer]; p != nil && p.epoch == ev.Epoch {
+			p.streams = max(ev.Streams, 1)
+			e.enqueue(p)
 		}
 	case Looked:
 		if p := e.peers[ev.Peer]; p != nil && p.epoch == ev.Epoch {
@@ -202,6 +220,7 @@ type Stats struct {
 	BytesSent         uint64
 	Asked             uint64 // want-blocks sent
 	TimedOut          uint64 // want-blocks without an answer in time
+	Hedged            uint64 // want-blocks sent to a second peer because the first was late
 	HavesReceived     uint64
 	DontHavesReceived uint64
 	UnwantedPresences uint64
@@ -259,9 +278,13 @@ func (e *Engine) Peer(id peer.ID) (PeerStats, bool) {
 	if p == nil {
 		return PeerStats{}, false
 	}
+	return p.snapshot(), true
+}
+
+func (p *peerCtx) snapshot() PeerStats {
 	s := p.stats
 	s.Peer, s.Outstanding, s.Window, s.Rate, s.Latency, s.Account = p.id, p.asked.len, p.window, p.rate, p.answer, slices.Clone(p.account)
-	return s, true
+	return s
 }
 
 // Peers lists the connected peers in order of joining.

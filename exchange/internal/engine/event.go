@@ -45,6 +45,7 @@ type (
 		Peer    peer.ID
 		Epoch   uint64
 		Latency time.Duration // round trip, 0 if unknown
+		Near    bool          // on the local network, or of our choice: it is always asked
 	}
 	// PeerDown is the loss of the last connection to a peer. A PeerDown of an
 	// older epoch than the last PeerUp is ignored.
@@ -79,15 +80,23 @@ type (
 		Account []byte
 	}
 
-	// Sent is the end of a Send or SendBlocks; those of one peer end in the order
-	// they were given. Not OK means that the peer could not be reached in spite of
-	// further tries.
+	// Sent is the end of a Send or SendBlocks; several SendBlocks of one peer end in
+	// any order. Not OK means that the peer could not be reached in spite of further
+	// tries.
 	Sent struct {
 		Peer    peer.ID
 		Epoch   uint64
-		Blocks  bool // it was a SendBlocks
+		Blocks  bool   // it was a SendBlocks
+		Message uint64 // which one
 		OK      bool
 		Missing []wire.Address // blocks that were gone from the store
+	}
+	// Streams is how many streams carry blocks to a peer from now on, at least 1,
+	// which is what it begins with.
+	Streams struct {
+		Peer    peer.ID
+		Epoch   uint64
+		Streams int
 	}
 	// Looked is the answer to a Lookup, in the same order.
 	Looked struct {
@@ -136,6 +145,7 @@ func (PresencesIn) event()  {}
 func (BlocksIn) event()     {}
 func (AccountIn) event()    {}
 func (Sent) event()         {}
+func (Streams) event()      {}
 func (Looked) event()       {}
 func (Stored) event()       {}
 func (StoredLeaves) event() {}
@@ -156,11 +166,13 @@ type (
 		Presences []wire.Presence
 	}
 	// SendBlocks reads blocks from the store and writes them to a peer in one
-	// message. A Sent follows.
+	// message. A Sent follows. There is at most one more under way than there are
+	// streams.
 	SendBlocks struct {
-		Peer   peer.ID
-		Epoch  uint64
-		Blocks []Block
+		Peer    peer.ID
+		Epoch   uint64
+		Message uint64 // its number, which no other has
+		Blocks  []Block
 	}
 	// Lookup asks the store which of the addresses it holds. A Looked follows.
 	Lookup struct {

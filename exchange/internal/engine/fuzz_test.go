@@ -193,6 +193,10 @@ func (w *world) event() {
 		w.step(ev)
 	case 22:
 		b := w.byte()
+		if b%8 == 7 {
+			w.step(Streams{Peer: p, Epoch: w.up[p], Streams: len(w.writing[p]) + int(b)%3})
+			break
+		}
 		ev := BlocksIn{Peer: p, Bad: []wire.Address{w.block()}}
 		if b%2 == 0 {
 			ev.Unwanted = []Block{{Address: w.block(), Size: w.size()}}
@@ -200,15 +204,16 @@ func (w *world) event() {
 		w.step(ev)
 	case 23, 24, 25, 26, 27, 28, 29, 30:
 		if len(w.writing[p]) > 0 {
-			ev := w.writing[p][0]
 			b := w.byte()
+			i := int(b>>4) % len(w.writing[p])
+			ev := w.writing[p][i]
 			ev.OK = b%16 != 0
 			if ev.Blocks && ev.OK && b%16 == 1 && len(ev.Missing) > 0 {
 				ev.Missing = ev.Missing[:1] // Missing holds what was sent, until now
 			} else {
 				ev.Missing = nil
 			}
-			w.writing[p] = w.writing[p][1:]
+			w.writing[p] = slices.Delete(w.writing[p], i, i+1)
 			w.step(ev)
 		}
 	case 31, 32, 33, 34:
@@ -334,7 +339,7 @@ func (w *world) step(ev Event) {
 			w.writing[a.Peer] = append(w.writing[a.Peer], Sent{Peer: a.Peer, Epoch: a.Epoch})
 			w.said[a.Peer] = append(w.said[a.Peer], a.List.Entries...)
 		case SendBlocks:
-			s := Sent{Peer: a.Peer, Epoch: a.Epoch, Blocks: true}
+			s := Sent{Peer: a.Peer, Epoch: a.Epoch, Blocks: true, Message: a.Message}
 			for _, b := range a.Blocks {
 				s.Missing = append(s.Missing, b.Address)
 			}

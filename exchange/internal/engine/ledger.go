@@ -16,6 +16,7 @@ type ask struct {
 	over     bool // it was taken back while the block was being sent
 	state    askState
 	size     int // bytes of the block, if queued or flying
+	passed   int // later asks that were served before it, see rarest
 
 	hook[ask]          // in the list of state, at peer
 	before, other *ask // asks of other peers for the same address
@@ -41,6 +42,32 @@ type ledger struct {
 	// crowds finds the ask of a peer where many ask for the same, and the way
 	// along the chain would be long.
 	crowds map[wire.Address]map[*peerCtx]*ask
+
+	// served counts how often a block was sent while others asked for it too. Of
+	// the blocks that are served the older half is forgotten from time to time.
+	served, older map[wire.Address]int
+}
+
+const maxServed = 4096 // entries of ledger.served
+
+func (ld *ledger) serves(a wire.Address) {
+	if len(ld.served) >= maxServed {
+		ld.older, ld.served = ld.served, nil
+	}
+	if ld.served == nil {
+		ld.served = make(map[wire.Address]int)
+	}
+	ld.served[a] = ld.timesServed(a) + 1
+}
+
+func (ld *ledger) timesServed(a wire.Address) int {
+	if len(ld.served) == 0 && len(ld.older) == 0 {
+		return 0
+	}
+	if n, ok := ld.served[a]; ok {
+		return n
+	}
+	return ld.older[a]
 }
 
 const crowd = 16 // asks for one address from which on there is an index
@@ -159,10 +186,13 @@ func (e *Engine) askedFirst(p *peerCtx, en wire.Entry) {
 	}
 	x := e.ledger.add(p, en.Address)
 	x.block, x.dontHave = en.Type == wire.WantBlock, en.SendDontHave
+	e.joined(p, en.Address)
 }
 
 func (e *Engine) askedAgain(x *ask, en wire.Entry) {
-	x.over = false
+	if x.over { // it was taken back: this is another ask
+		x.over, x.block, x.dontHave = false, false, false
+	}
 	x.dontHave = x.dontHave || en.SendDontHave
 	if en.Type == wire.WantBlock {
 		x.block = true
@@ -189,5 +219,5 @@ func (e *Engine) disown(p *peerCtx) {
 	for _, m := range p.flying {
 		e.flying -= m.bytes
 	}
-	p.flying, p.presences = nil, nil
+	p.flying, p.presences, p.streams = nil, nil, 0
 }

@@ -18,6 +18,9 @@ const (
 
 	firstPatience = 5 * time.Second // before anything is known of a peer (boxo's default)
 	minPatience   = 500 * time.Millisecond
+	minLate       = 50 * time.Millisecond // before which no block is late
+	unknownLate   = time.Second
+	staleRate     = 10 * time.Second // after which nobody relies on how slow a peer was
 	maxPatience   = 10 * time.Second
 
 	maxBad = 3 // bad blocks after which a peer is not asked again while it is connected
@@ -55,6 +58,7 @@ type link struct {
 	toldAt time.Time
 	says   word
 	price  *wire.Price // if it has the block and asks something for it
+	crowd  bool        // it has the block, and wanted it, or others with it, when we did
 	gone   bool        // the want has ended or the peer has left
 }
 
@@ -63,6 +67,8 @@ type peerCtx struct {
 	id    peer.ID
 	epoch uint64
 	up    bool
+	near  bool // it is told of everything, see broadcast
+	shown bool // it has announced or delivered something that was wanted
 
 	// Asking.
 	links   []*link
@@ -76,14 +82,24 @@ type peerCtx struct {
 	answer  time.Duration // running mean of the time from want-block to block when idle, 0 if unknown
 	rate    float64       // bytes/s while it delivers, running mean; 0 if unknown
 	counted int           // bytes that came since then
-	since   time.Time     // start of the present measurement of rate
+	since   time.Time     // start of the present measurement of rate; zero: when a block comes
+	first   bool          // since is when the first blocks came, which do not count
 	lastIn  time.Time     // last valid block
 	bad     int           // bad blocks
 	failed  int           // sends that failed one after another
 	paused  bool          // nothing is sent to it until its timer
 	timer   timer
 	account []byte
-	value   int // as of the last Value
+	hash    uint64 // peerHash of id
+
+	// As a fellow, see crowd.go.
+	left   wantList  // what is left to it, oldest first
+	leftAt time.Time // when it was first left something
+	gaveAt time.Time // when it last announced anything, or as leftAt
+	given  int       // what it has announced since then
+	slack  bool      // nothing more is left to it until it announces something
+
+	value int // as of the last Value
 
 	// Sending lists.
 	outbox    []outEntry
@@ -99,8 +115,10 @@ type peerCtx struct {
 	asks    [askStates]askList
 	asking  int      // how many there are
 	looking bool     // a Lookup is under way
-	flying  []flight // messages of blocks under way, oldest first
-	deficit int      // bytes it may send in its turn
+	flying  []flight // messages of blocks under way
+	streams int      // that carry them; 0 is 1
+	charge  float64  // bytes it was sent, divided by share
+	share   int      // of what is sent, beside that of others
 	inTurn  bool     // in Engine.serving
 
 	stats PeerStats
@@ -108,15 +126,28 @@ type peerCtx struct {
 
 // say records the word of the peer.
 func (l *link) say(x word) {
-	if l.want.state == ready {
-		if l.says == has {
-			l.peer.offers--
-		}
-		if x == has {
-			l.peer.offers++
-		}
+	counts := l.want.state == ready && (l.says == has || x == has)
+	if counts {
+		l.want.offer(-1)
 	}
-	l.says, l.price = x, nil
+	l.says, l.price, l.crowd = x, nil, false
+	if counts {
+		l.want.offer(+1)
+	}
+}
+
+// announce records that the peer has the block.
+func (l *link) announce(price wire.Price, crowd bool) {
+	if l.want.state == ready {
+		l.want.offer(-1)
+	}
+	l.says, l.price, l.crowd = has, nil, crowd
+	if !price.IsZero() {
+		l.price = &price
+	}
+	if l.want.state == ready {
+		l.want.offer(+1)
+	}
 }
 
 func (l *link) unlink() {
@@ -159,7 +190,7 @@ func (p *peerCtx) loaded(part, of int) bool {
 // fill notes that the peer was asked for one more, drain that it is asked for one
 // less.
 func (p *peerCtx) fill()  { p.filled = p.filled || p.loaded(1, 1) }
-func (p *peerCtx) drain() { p.filled = p.filled && p.loaded(3, 4) && p.asked.len > 0 }
+func (p *peerCtx) drain() { p.filled = p.filled && p.loaded(7, 8) && p.asked.len > 0 }
 
 // able reports whether the peer has room and there may be something to ask of it.
 func (p *peerCtx) able() bool { return (p.offers > 0 || p.trusted > 0) && p.room() }
@@ -188,13 +219,29 @@ func (p *peerCtx) backlog() time.Duration {
 }
 
 // expect is how long a block of this size would take, in seconds, if the peer were
-// asked now. A peer whose rate is not known is given the benefit of the doubt.
-func (p *peerCtx) expect(size int, known float64) float64 {
+// asked now. A peer whose rate is not known, or was not measured for a while, is
+// given the benefit of the doubt, with one block at a time.
+func (p *peerCtx) expect(now time.Time, size int, known float64) float64 {
 	rate := p.rate
 	if rate == 0 {
 		rate = max(known, 1<<20)
+	} else if p.asked.len == 0 && now.Sub(p.lastIn) > staleRate {
+		rate = max(known, rate)
 	}
 	return float64(p.load+size)/rate + max(p.latency, p.answer/4).Seconds()
+}
+
+// lateAt is when a block that the peer is asked for now is late: after three times
+// what it should take it, or after a second if nothing is known of the peer.
+func (p *peerCtx) lateAt(now time.Time, size int) time.Time {
+	if p.answer == 0 {
+		return now.Add(unknownLate)
+	}
+	should := p.answer
+	if p.rate > 0 {
+		should += time.Duration(float64(p.load+size) / p.rate * float64(time.Second))
+	}
+	return now.Add(max(3*should, minLate))
 }
 
 // delivered takes a valid block, asked for at askedAt, into what is known of the
@@ -209,8 +256,12 @@ func (p *peerCtx) delivered(now, askedAt time.Time, size int, alone bool) {
 		}
 	}
 	p.lastIn = now
-	if p.since.IsZero() || askedAt.After(p.since) && p.counted == 0 {
-		p.since = askedAt
+	p.window = min(p.window+1, maxWindow)
+	if p.since.IsZero() {
+		p.since, p.first = now, true // what it took until now was no matter of its rate
+	}
+	if p.first = p.first && now.Equal(p.since); p.first {
+		return
 	}
 	p.counted += size
 	if t := now.Sub(p.since); t >= 50*time.Millisecond {
@@ -222,8 +273,11 @@ func (p *peerCtx) delivered(now, askedAt time.Time, size int, alone bool) {
 		}
 		p.since, p.counted = now, 0
 	}
-	p.window = min(p.window+1, maxWindow)
 }
+
+// remeasure begins a new measurement of rate with the next block, for the peer was
+// idle.
+func (p *peerCtx) remeasure() { p.since, p.counted = time.Time{}, 0 }
 
 // stalled notes that the peer left a want without an answer.
 func (p *peerCtx) stalled() {
@@ -265,11 +319,19 @@ func (r *recent) has(a wire.Address) bool {
 }
 
 // appraise says so when the connection to a peer has become worth more: with each
-// doubling of the blocks that went either way and were of use, up to 100.
+// doubling of the blocks that went either way and were of use, up to 100. If
+// Config.Score says what a peer is worth, it may also become worth less, and its
+// share of what we send is as large as its worth.
 func (e *Engine) appraise(p *peerCtx) {
-	useful := p.stats.BlocksReceived + p.stats.BlocksSent - p.stats.Duplicates - p.stats.Unrequested
-	v := min(100, 8*bits.Len64(useful))
-	if v > p.value {
+	v := p.value
+	if e.cfg.Score != nil {
+		v = min(max(e.cfg.Score(p.snapshot()), 0), 100)
+		p.share = max(v, 1)
+	} else {
+		useful := p.stats.BlocksReceived + p.stats.BlocksSent - p.stats.Duplicates - p.stats.Unrequested
+		v = max(v, min(100, 8*bits.Len64(useful)))
+	}
+	if v != p.value {
 		p.value = v
 		e.act(Value{Peer: p.id, Value: v})
 	}

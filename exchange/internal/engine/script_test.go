@@ -237,7 +237,7 @@ func (s *script) act(a Action) (answers []Event) {
 			p.flights = append(p.flights, a)
 			return nil
 		}
-		return []Event{Sent{Peer: a.Peer, Epoch: a.Epoch, Blocks: true, OK: true}}
+		return []Event{Sent{Peer: a.Peer, Epoch: a.Epoch, Blocks: true, Message: a.Message, OK: true}}
 	case Lookup:
 		ev := Looked{Peer: a.Peer, Epoch: a.Epoch}
 		for _, x := range a.Addresses {
@@ -541,12 +541,20 @@ func (p *player) ack(ok bool) {
 	p.s.step(Sent{Peer: p.id, Epoch: p.epoch, OK: ok})
 }
 
-// readsBlocks acknowledges one message of blocks; missing were not in the store.
+// readsBlocks acknowledges the oldest message of blocks; missing were not in the
+// store.
 func (p *player) readsBlocks(ok bool, missing ...wire.Address) {
 	p.s.t.Helper()
-	if len(p.flights) == 0 {
-		p.s.fail("%s has no blocks to acknowledge", who(p.id))
+	p.readsMessage(0, ok, missing...)
+}
+
+// readsMessage acknowledges message i of blocks of those under way.
+func (p *player) readsMessage(i int, ok bool, missing ...wire.Address) {
+	p.s.t.Helper()
+	if len(p.flights) <= i {
+		p.s.fail("%s has %d messages of blocks to acknowledge, want more than %d", who(p.id), len(p.flights), i)
 	}
-	p.flights = p.flights[1:]
-	p.s.step(Sent{Peer: p.id, Epoch: p.epoch, Blocks: true, OK: ok, Missing: missing})
+	number := p.flights[i].Message
+	p.flights = slices.Delete(p.flights, i, i+1)
+	p.s.step(Sent{Peer: p.id, Epoch: p.epoch, Blocks: true, Message: number, OK: ok, Missing: missing})
 }

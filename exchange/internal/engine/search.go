@@ -4,6 +4,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/codexchange/codexchange/exchange/wire"
 )
 
@@ -145,16 +147,67 @@ func (e *Engine) search(s *session) {
 			w = w.next
 		}
 	}
-	if key := w.address.Root; !e.searching[key] {
-		e.searching[key] = true
-		e.stats.Searches++
-		e.act(Search{Key: key})
+	key := w.address.Root
+	if e.searching[key] || !e.searched.may(key, e.now) {
+		return // who else wants it has it searched, or had a moment ago
+	}
+	e.searching[key] = true
+	e.searched.add(key, e.now)
+	e.stats.Searches++
+	e.act(Search{Key: key})
+}
+
+// searched remembers the searches of all sessions, the latest of them, so that many
+// requests for what cannot be found do not search more often than one.
+type searched struct {
+	keys map[cid.Cid]*pastSearch
+	ring [maxSearched]cid.Cid // in order of their first search
+	next int
+}
+
+// A pastSearch is when a key was last searched, and how often in a row that
+// brought nobody.
+type pastSearch struct {
+	at     time.Time
+	failed int
+}
+
+const maxSearched = 1024
+
+// may reports whether a key may be searched: 3 s after the last time, and twice as
+// long after each that found nobody.
+func (s *searched) may(key cid.Cid, now time.Time) bool {
+	p := s.keys[key]
+	return p == nil || now.Sub(p.at) >= min(firstSearch<<max(p.failed-1, 0), maxSearch)
+}
+
+// add notes that a search begins, which has found nobody so far.
+func (s *searched) add(key cid.Cid, now time.Time) {
+	p := s.keys[key]
+	if p == nil {
+		if s.keys == nil {
+			s.keys = make(map[cid.Cid]*pastSearch)
+		}
+		delete(s.keys, s.ring[s.next])
+		s.ring[s.next] = key
+		s.next = (s.next + 1) % maxSearched
+		p = new(pastSearch)
+		s.keys[key] = p
+	}
+	p.at, p.failed = now, min(p.failed+1, 8)
+}
+
+// found notes that a search has brought somebody.
+func (s *searched) found(key cid.Cid) {
+	if p := s.keys[key]; p != nil {
+		p.failed = 0
 	}
 }
 
 // found tells a provider, if it is connected already, what it is said to have.
 func (e *Engine) found(ev Found) {
 	e.stats.ProvidersFound++
+	e.searched.found(ev.Key)
 	p := e.peers[ev.Peer]
 	if p == nil {
 		return // it will be told when it is up
@@ -179,7 +232,7 @@ func (e *Engine) peerUp(ev PeerUp) {
 		}
 		e.peerDown(PeerDown{Peer: ev.Peer, Epoch: p.epoch})
 	}
-	p := &peerCtx{id: ev.Peer, epoch: ev.Epoch, up: true, latency: ev.Latency, window: firstWindow}
+	p := &peerCtx{id: ev.Peer, epoch: ev.Epoch, up: true, latency: ev.Latency, window: firstWindow, hash: peerHash(ev.Peer), share: 1, near: ev.Near}
 	p.timer.owner = p
 	e.peers[p.id] = p
 	e.order = append(e.order, p)

@@ -10,15 +10,20 @@ const (
 	lookupSize    = 256     // addresses in one Lookup
 	messageBlocks = 20      // blocks in one message, at most (protocol note 13)
 	messageBytes  = 1 << 20 // bytes of blocks in one message, unless a block alone is larger
-	messagesAhead = 2       // messages of blocks under way to one peer: one is written while the next is read
-	quantum       = 1 << 20 // bytes a peer may send in one turn
+	messagesAhead = 1       // messages of blocks under way to one peer beyond one a stream: those are written while the next is read
+	maxPassed     = 64      // asks that may be served before one that came first
 )
 
 // A flight is one message of blocks on its way.
 type flight struct {
-	asks  []*ask
-	bytes int
+	message uint64
+	asks    []*ask
+	bytes   int
 }
+
+// crowded reports whether as many messages of blocks are under way to the peer as
+// may be.
+func (p *peerCtx) crowded() bool { return len(p.flying) >= max(p.streams, 1)+messagesAhead }
 
 // look has the store asked about what a peer wants. One Lookup a peer is under
 // way at a time, and none while it does not take our answers: what it costs us
@@ -118,6 +123,11 @@ func (e *Engine) arrived(x *ask, size int) {
 		x.again = true
 	case absent:
 		p := x.peer
+		if e.cfg.Filtered {
+			x.move(unlooked)
+			e.look(p)
+			return
+		}
 		e.holds(x, size)
 		e.enqueue(p)
 	}
@@ -158,41 +168,47 @@ func (e *Engine) storedLeaves(w wire.Want) {
 }
 
 // enqueue gives a peer a place among those that are served in turn, if there is
-// something to serve it.
+// something to serve it. Having waited for nothing earns it nothing: it is charged
+// at least what whoever was served last was charged before.
 func (e *Engine) enqueue(p *peerCtx) {
-	if p.inTurn || p.paused || !p.up || p.asks[queued].len == 0 || len(p.flying) >= messagesAhead {
+	if p.inTurn || p.paused || !p.up || p.asks[queued].len == 0 || p.crowded() {
 		return
 	}
 	p.inTurn = true
+	p.charge = max(p.charge, e.charged)
 	e.serving = append(e.serving, p)
 }
 
-// serve sends blocks to peers in turn, each up to its share of bytes, until
-// there is as much in memory as there may be (deficit round robin).
+// serve sends messages of blocks until there is as much in memory as there may
+// be. The next goes to the peer that was sent least: each is charged what it is
+// sent, divided by its share, and what it got too much in one turn it waits for in
+// the next (deficit round robin).
 func (e *Engine) serve() {
 	for len(e.serving) > 0 && e.flying < e.cfg.ServingBytes {
-		p := e.serving[0]
-		e.serving = e.serving[1:]
+		next := 0
+		for i, p := range e.serving {
+			if p.charge < e.serving[next].charge {
+				next = i
+			}
+		}
+		p := e.serving[next]
+		e.serving = slices.Delete(e.serving, next, next+1)
 		p.inTurn = false
-		if !p.up || p.paused {
+		if !p.up || p.paused || p.asks[queued].len == 0 {
 			continue
 		}
-		p.deficit = min(p.deficit+quantum, 2*quantum)
-		for p.deficit > 0 && p.asks[queued].len > 0 && len(p.flying) < messagesAhead && e.flying < e.cfg.ServingBytes {
-			e.fly(p)
-		}
-		if p.asks[queued].len == 0 {
-			p.deficit = 0
-		}
+		e.charged = max(e.charged, p.charge)
+		p.charge += float64(e.fly(p)) / float64(p.share)
 		e.enqueue(p)
 	}
 }
 
-// fly sends one message of blocks to a peer.
-func (e *Engine) fly(p *peerCtx) {
-	s := SendBlocks{Peer: p.id, Epoch: p.epoch}
-	var f flight
-	for x := p.asks[queued].head; x != nil && len(f.asks) < messageBlocks; x = p.asks[queued].head {
+// fly sends one message of blocks to a peer, and returns how many bytes.
+func (e *Engine) fly(p *peerCtx) int {
+	e.message++
+	s := SendBlocks{Peer: p.id, Epoch: p.epoch, Message: e.message}
+	f := flight{message: e.message}
+	for x := e.rarest(p); x != nil && len(f.asks) < messageBlocks; x = e.rarest(p) {
 		if len(f.asks) > 0 && f.bytes+x.size > messageBytes {
 			break
 		}
@@ -201,20 +217,44 @@ func (e *Engine) fly(p *peerCtx) {
 		s.Blocks = append(s.Blocks, Block{Address: x.address, Size: x.size})
 		x.again = false
 		x.move(flying)
+		if x.before != nil || x.other != nil {
+			e.ledger.serves(x.address)
+		}
 	}
-	p.deficit -= f.bytes
 	p.flying = append(p.flying, f)
 	e.flying += f.bytes
 	e.act(s)
+	return f.bytes
+}
+
+// rarest finds what a peer is to be sent next: of the first that wait, what was
+// sent to others least often, so that they have something to give each other. No
+// ask is passed over more than some times.
+func (e *Engine) rarest(p *peerCtx) *ask {
+	head := p.asks[queued].head
+	if head == nil || head.passed >= maxPassed {
+		return head
+	}
+	best, least := head, e.ledger.timesServed(head.address)
+	for x, n := head.next, 0; x != nil && n < maxPassed && least > 0; x, n = x.next, n+1 {
+		if k := e.ledger.timesServed(x.address); k < least {
+			best, least = x, k
+		}
+	}
+	if best != head {
+		head.passed++
+	}
+	return best
 }
 
 // landed is called when a message of blocks has been written, or has failed.
 func (e *Engine) landed(p *peerCtx, ev Sent) {
-	if len(p.flying) == 0 {
+	i := slices.IndexFunc(p.flying, func(f flight) bool { return f.message == ev.Message })
+	if i < 0 {
 		return
 	}
-	f := p.flying[0]
-	p.flying = slices.Delete(p.flying, 0, 1)
+	f := p.flying[i]
+	p.flying = slices.Delete(p.flying, i, i+1)
 	e.flying -= f.bytes
 	for _, x := range f.asks {
 		gone := slices.Contains(ev.Missing, x.address) // of 20 at most
@@ -226,6 +266,8 @@ func (e *Engine) landed(p *peerCtx, ev Sent) {
 			x.move(unlooked)
 		case gone:
 			e.lacks(x)
+		case !ev.OK && !x.block:
+			x.move(unlooked) // it is not asked for as a block any more
 		case !ev.OK:
 			x.move(queued) // it is not lost: the peer gets it when it can be reached
 		default:

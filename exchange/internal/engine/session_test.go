@@ -115,9 +115,12 @@ func TestAnnouncerHurriesGuess(t *testing.T) {
 func TestHurryAllowsForTheQueue(t *testing.T) {
 	s := start(t, "a peer that is hurried has the time it needs for what else it was asked for")
 	alice, bob := s.peer("alice"), s.peer("bob")
-	s.get(1, A)
+	s.get(1, A, B)
+	alice.has(B)
 	s.advance(100 * time.Millisecond)
-	alice.delivers(A) // 10 blocks/s
+	alice.delivers(A)
+	s.advance(100 * time.Millisecond)
+	alice.delivers(B) // 10 blocks/s
 	x := many("x", 2)
 	s.get(1, x...)
 	alice.deaf()

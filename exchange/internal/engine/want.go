@@ -17,6 +17,7 @@ const (
 	seeking              // in session.seeking
 	ready                // in getter.ready
 	asked                // in peerCtx.asked
+	left                 // in peerCtx.left
 )
 
 // A want is one active address: somebody waits for it and it is being asked for.
@@ -31,11 +32,14 @@ type want struct {
 	// While asked:
 	peer    *peerCtx
 	askedAt time.Time
-	guessed *member // the member, if it was asked on trust
-	alone   bool    // nothing else was asked of the peer at the time
-	size    int     // what the block was taken to measure, in the peer's and the getter's load
-	timer   timer   // when to doubt that the peer answers
-	hurry   bool    // somebody else announced it: the timer is final
+	guessed *member   // the member, if it was asked on trust
+	alone   bool      // nothing else was asked of the peer at the time
+	size    int       // what the block was taken to measure, in the peer's and the getter's load
+	timer   timer     // when to doubt that the peer answers
+	hurry   bool      // somebody else announced it: the timer is final
+	lateAt  time.Time // when it is late for its peer's own measure; zero if two were asked
+
+	to *peerCtx // while left; askedAt is when that began, or when it became ready
 }
 
 func (w *want) owner() *getter { return w.getters[0] }
@@ -70,6 +74,7 @@ type getter struct {
 	inTurn bool   // in Engine.turns
 	shares bool   // somebody else waits for one of its wants, or did
 	hungry bool   // in Engine.hungry
+	hedges int    // wants of it that were asked of a second peer
 	pass   uint64 // the scheduling pass that tried belongs to
 	tried  *want  // the last of ready that could not be asked in it
 }
@@ -112,8 +117,11 @@ type session struct {
 	getters int
 	open    bool      // further getters may come
 	members []*member // in order of joining
+	fellows int       // how many of them want what we want
 	seeking wantList
-	stale   bool // in Engine.stale
+	stale   bool   // in Engine.stale
+	moving  bool   // in Engine.moving
+	doubted uint64 // round of reconsider that it is in
 
 	size int // running mean of block sizes, bytes
 
@@ -130,10 +138,13 @@ type session struct {
 // time without knowing that it has them: 1 for a newcomer, doubled by every
 // hit, and cut by every miss.
 type member struct {
+	session *session
 	peer    *peerCtx
 	trust   int
-	guesses int // wants asked on trust now
-	misses  int // "don't have" in a row
+	guesses int  // wants asked on trust now
+	misses  int  // "don't have" in a row
+	crowd   bool // it has wanted what we wanted
+	fellow  bool // it does now: it announces what it has and is not trusted with the rest
 }
 
 const (
@@ -155,17 +166,22 @@ func (m *member) miss() {
 }
 
 // rely changes trust.
-func (m *member) rely(trust int) {
+func (m *member) rely(trust int) { m.become(trust, m.fellow) }
+
+func (m *member) become(trust int, fellow bool) {
+	if m.fellow != fellow {
+		m.session.fellows += map[bool]int{true: 1, false: -1}[fellow]
+	}
 	if m.proven() {
 		m.peer.trusted--
 	}
-	m.trust = trust
+	m.trust, m.fellow = trust, fellow
 	if m.proven() {
 		m.peer.trusted++
 	}
 }
 
-func (m *member) proven() bool { return m.trust >= provenTrust }
+func (m *member) proven() bool { return m.trust >= provenTrust && !m.fellow }
 
 func (s *session) member(p *peerCtx) *member {
 	for _, m := range s.members {
@@ -180,14 +196,14 @@ func (s *session) join(p *peerCtx) *member {
 	if m := s.member(p); m != nil {
 		return m
 	}
-	m := &member{peer: p, trust: 1}
+	m := &member{session: s, peer: p, trust: 1}
 	s.members = append(s.members, m)
 	return m
 }
 
 func (s *session) leave(p *peerCtx) {
 	if m := s.member(p); m != nil {
-		m.rely(0)
+		m.become(0, false)
 		s.members = slices.DeleteFunc(s.members, func(x *member) bool { return x == m })
 	}
 }
@@ -444,18 +460,35 @@ func (e *Engine) rest(w *want) {
 		}
 		w.peer, w.hurry = nil, false
 		e.timers.stop(&w.timer)
+	case left:
+		w.to.left.remove(w)
+		e.leaving--
+		w.to = nil
+		e.timers.stop(&w.timer)
 	}
 	w.state = resting
 }
 
-// offer counts a want in at the peers that announced it when it becomes ready, and
-// out when it is ready no more.
+// offer counts a want in at the peers that are to be asked for it when it becomes
+// ready, and out when it is ready no more.
 func (w *want) offer(n int) {
+	crowd := w.inCrowd()
 	for _, l := range w.links {
-		if l.says == has {
+		if l.says == has && l.crowd == crowd {
 			l.peer.offers += n
 		}
 	}
+}
+
+// inCrowd reports whether somebody has the block who wanted it when we did. Who has
+// it anyway is then left alone, see poach.
+func (w *want) inCrowd() bool {
+	for _, l := range w.links {
+		if l.says == has && l.crowd {
+			return true
+		}
+	}
+	return false
 }
 
 // end takes a want out of the world. From is the peer that delivered it, if one

@@ -26,6 +26,11 @@ const (
 
 	// MaxMessage is how long a gRPC message may be in either direction, bytes.
 	MaxMessage = 8 << 20
+
+	// flowWindow is how many bytes of a call, or of all calls together, may be on
+	// their way. As it is fixed, gRPC does not measure the connection: that would be
+	// a ping, and its answer, for each message.
+	flowWindow = 1 << 20
 )
 
 // lifeFD is the descriptor in the plugin whose end is the end of the host.
@@ -37,13 +42,18 @@ func handshake() plugin.HandshakeConfig {
 
 // ServerOptions are those of every gRPC server of a plugin.
 func ServerOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage)}
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
+		grpc.StaticStreamWindowSize(flowWindow), grpc.StaticConnWindowSize(flowWindow),
+	}
 }
 
 // DialOptions are those of every gRPC connection to a plugin.
 func DialOptions() []grpc.DialOption {
-	return []grpc.DialOption{grpc.WithDefaultCallOptions(
-		grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage))}
+	return []grpc.DialOption{
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
+		grpc.WithStaticStreamWindowSize(flowWindow), grpc.WithStaticConnWindowSize(flowWindow),
+	}
 }
 
 // services is the plugin of go-plugin: its services are registered by a function,

@@ -16,8 +16,10 @@ import (
 
 	"github.com/hashicorp/go-plugin"
 	golog "github.com/ipfs/go-log/v2"
+	"github.com/libp2p/go-libp2p/gologshim"
 	"google.golang.org/grpc"
 
+	"github.com/codexchange/codexchange/plugin/logging"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -53,7 +55,7 @@ type ServeConfig struct {
 //
 // Memory is collected less often than by default, unless GOGC and GOMEMLIMIT say
 // how often. SIGINT is ignored: it is for the host. Serve takes over the process' log:
-// slog.Default and go-log's core write to the host, see [Log].
+// slog.Default, go-log's core and so libp2p's logs write to the host, see [Log].
 func Serve(c ServeConfig) {
 	if PluginName() == "" || os.Getenv(CookieKey) != CookieValue || !isPipe(lifeFD) {
 		fmt.Fprintf(os.Stderr, "%s is a plugin: it is started by a host that has it in its configuration, not by hand.\n", filepath.Base(os.Args[0]))
@@ -61,9 +63,10 @@ func Serve(c ServeConfig) {
 	}
 	hostGone := make(chan struct{})
 	go watchHost(hostGone, os.Getenv(socketDirKey))
-	tuneGC()
+	tune()
 	slog.SetDefault(Log())
 	golog.SetPrimaryCore(zapCore())
+	gologshim.SetDefaultHandler(logging.Handler())
 
 	// Writing a log line to a host that is gone must not end the process before
 	// watchHost has tidied up. A signal that somebody asks for does not end it.

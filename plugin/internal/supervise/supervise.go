@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/plugin/pb"
@@ -72,6 +73,9 @@ type Config struct {
 	Gone func(err error)
 	// Back is told that a plugin that was given up is tried again. nil is nobody.
 	Back func()
+	// LogLevel is the lowest level that the plugin's log shows now; each ping tells it.
+	// nil: it is not told.
+	LogLevel func() slog.Level
 	// Policy is useful when zero.
 	Policy Policy
 	// Log is told of crashes and what is done about them; nil is slog.Default().
@@ -499,8 +503,12 @@ func (s *Supervisor) beat(ctx context.Context, p Process) error {
 		case <-ctx.Done():
 			return nil
 		}
+		req := new(pb.PingRequest)
+		if s.cfg.LogLevel != nil {
+			req.LogLevel = proto.Int32(int32(s.cfg.LogLevel()))
+		}
 		asked, cancel := context.WithDeadline(ctx, v.deadline())
-		_, err := x.Ping(asked, &pb.PingRequest{})
+		_, err := x.Ping(asked, req)
 		cancel()
 		now := time.Now()
 		switch {

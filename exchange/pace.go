@@ -1,0 +1,69 @@
+package exchange
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// streamShare is how much of what is on its way is left to one stream, bytes. A
+	// stream of yamux begins with a window of 256 KiB and is widened as it is used
+	// up, a round trip each time; several together fill a long way sooner, and fill
+	// it whole.
+	streamShare = 128 << 10
+	// paceSpan is over how long the pace is measured, and looked at.
+	paceSpan = 50 * time.Millisecond
+	// paceGap is the longest time without a message that counts as one stretch.
+	paceGap = 200 * time.Millisecond
+)
+
+// A pace is how fast blocks go to one peer. Its methods may be called from any
+// goroutine; the zero value is ready.
+type pace struct {
+	mu    sync.Mutex
+	rate  float64   // bytes/s, running mean; 0 if unknown
+	bytes int       // carried since
+	since time.Time // the stretch that is being measured began
+	last  time.Time // message
+	fresh bool      // rate has changed since due was asked
+}
+
+// carried says that a message of so many bytes of blocks has been written.
+func (p *pace) carried(now time.Time, bytes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last.IsZero() || now.Sub(p.last) > paceGap {
+		p.since, p.bytes = now, 0
+	} else {
+		p.bytes += bytes
+	}
+	p.last = now
+	if t := now.Sub(p.since); t >= paceSpan {
+		r := float64(p.bytes) / t.Seconds()
+		if p.rate == 0 {
+			p.rate = r
+		} else {
+			p.rate += (r - p.rate) / 2
+		}
+		p.since, p.bytes, p.fresh = now, 0, true
+	}
+}
+
+// due reports whether there is a new measurement.
+func (p *pace) due() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.fresh
+	p.fresh = false
+	return was
+}
+
+// streams is how many streams it takes to carry what is on its way at this pace,
+// if a round trip takes so long, from 1 to limit. Nothing is known of a latency of
+// 0.
+func (p *pace) streams(latency time.Duration, limit int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 1 + int(p.rate*latency.Seconds()/streamShare)
+	return max(1, min(n, limit, maxStreams))
+}
