@@ -34,6 +34,7 @@ e2e: ## real Kubo (built from source), Helia and kubo-rpc-client (npm), and ours
 	CODEXCHANGE_KUBO=$(CURDIR)/bin/ipfs go test -count=1 -run TestKubo -v ./integration/placements
 	CODEXCHANGE_KUBO=$(CURDIR)/bin/ipfs CODEXCHANGE_HELIA=$(CURDIR)/integration/helia CODEXCHANGE_CHURN=60s \
 	  go test -count=1 -timeout 10m -v ./integration/crossing
+	go test -count=1 -v -run TestSuite ./integration/gateway # if CODEXCHANGE_GATEWAY_CONFORMANCE names its program
 
 demo: ## move 64 MiB between two nodes, by the Codex block exchange and by Bitswap
 	go run ./cmd/host demo

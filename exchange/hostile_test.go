@@ -13,7 +13,7 @@ import (
 
 // What a peer sends in place of leaf 3 of a dataset. None of it is delivered, the
 // peer has a bad block in its ledger, and the leaf comes from an honest peer.
-func TestFalseLeaves(t *testing.T) {
+func TestB35FalseLeaves(t *testing.T) {
 	d := makeDataset(t, 8)
 	other := makeDataset(t, 9)
 	const i = 3
@@ -70,7 +70,7 @@ func TestFalseLeaves(t *testing.T) {
 }
 
 // The same for a block that was asked for by CID.
-func TestFalseBlocks(t *testing.T) {
+func TestB35FalseBlocks(t *testing.T) {
 	list := makeBlocks(1, 2, 1000)
 	want, other := list[0], list[1]
 	for name, v := range map[string]wire.Delivery{
@@ -144,7 +144,7 @@ func TestAPeerThatGoesOnLyingIsNotAsked(t *testing.T) {
 
 // Blocks that nobody asked for are thrown away without a look: had these been
 // hashed, they would have been bad.
-func TestBlocksNobodyAskedFor(t *testing.T) {
+func TestB36BlocksNobodyAskedFor(t *testing.T) {
 	d := makeDataset(t, 8)
 	list := makeBlocks(1, 100, 1000)
 	play(t, func(s *stage) {
@@ -181,7 +181,7 @@ func TestBlocksNobodyAskedFor(t *testing.T) {
 }
 
 // A good block in one message with bad ones is delivered.
-func TestGoodAndBadInOneMessage(t *testing.T) {
+func TestB34GoodAndBadInOneMessage(t *testing.T) {
 	list := makeBlocks(1, 3, 1000)
 	play(t, func(s *stage) {
 		n, peer := s.node("node"), s.player("peer")

@@ -132,7 +132,7 @@ func TestProvidersAreDialled(t *testing.T) {
 }
 
 // A provider that could not be dialled is left alone for a minute.
-func TestADialThatFailedIsRemembered(t *testing.T) {
+func TestB12ADialThatFailedIsRemembered(t *testing.T) {
 	b := makeBlocks(1, 1, 1000)[0]
 	play(t, func(s *stage) {
 		n, d, router := s.searcher()

@@ -7,7 +7,14 @@
 // to libp2p and to the store is left to the packages under adapter. The table of
 // exchanges is in exchange.go: a new one is one more entry there.
 //
+// Whom the node knows, finds and tells what it has is in peers.go and provide.go, over
+// packages peerstore and finding. A zero [Routing] looks for nobody.
+//
 // Files go in with [Node.Add], come from peers with [Node.Fetch], and are read
 // back from the local store alone with [Node.Open]. Package demo puts two nodes
 // side by side and compares their exchanges.
+//
+// The package's own goroutines are those of boxo's provider system, which calls
+// providing.Provide and ProvideMany: they end with [Node.Close], which waits for the
+// calls.
 package host

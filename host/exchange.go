@@ -14,6 +14,7 @@ import (
 	boxo "github.com/ipfs/boxo/exchange"
 	"github.com/ipfs/boxo/exchange/offline"
 	"github.com/libp2p/go-libp2p/core/host"
+	corerouting "github.com/libp2p/go-libp2p/core/routing"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/codexchange/codexchange/adapter/bitswap"
@@ -21,6 +22,7 @@ import (
 	"github.com/codexchange/codexchange/adapter/leaves"
 	"github.com/codexchange/codexchange/adapter/multi"
 	"github.com/codexchange/codexchange/adapter/p2p"
+	"github.com/codexchange/codexchange/adapter/routing"
 	"github.com/codexchange/codexchange/exchange"
 	"github.com/codexchange/codexchange/plugin"
 )
@@ -69,7 +71,8 @@ type needs struct {
 	host    host.Host
 	store   blockstore.Blockstore
 	leaves  *leaves.Store
-	metrics prometheus.Registerer // may be nil
+	router  corerouting.ContentRouting // nil if nobody is asked
+	metrics prometheus.Registerer      // may be nil
 	log     *slog.Logger
 }
 
@@ -153,7 +156,11 @@ func startExchange(ctx context.Context, name string, plugins map[string]Plugin, 
 type blockexcExchange struct{ *exchange.Exchange }
 
 func startBlockexc(n needs, config json.RawMessage) (Exchange, error) {
-	x, err := newBlockexc(n.host, config, exchange.Config{Blocks: blocks.New(n.store), Leaves: n.leaves, Metrics: n.metrics, Logger: n.log})
+	cfg := exchange.Config{Blocks: blocks.New(n.store), Leaves: n.leaves, Metrics: n.metrics, Logger: n.log}
+	if n.router != nil {
+		cfg.Router = routing.New(n.host.ID(), n.router)
+	}
+	x, err := newBlockexc(n.host, config, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +198,7 @@ func (blockexcExchange) Plugin() *plugin.Plugin { return nil }
 type bitswapExchange struct{ *bitswap.Exchange }
 
 func startBitswap(n needs) (Exchange, error) {
-	x, err := bitswap.New(context.Background(), n.host, n.store, bitswap.Options{})
+	x, err := bitswap.New(context.Background(), n.host, n.store, bitswap.Options{Router: n.router})
 	if err != nil {
 		return nil, err
 	}

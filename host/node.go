@@ -26,6 +26,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/codexchange/codexchange/adapter/leaves"
+	"github.com/codexchange/codexchange/host/finding"
+	"github.com/codexchange/codexchange/host/peerstore"
 	"github.com/codexchange/codexchange/host/writebehind"
 )
 
@@ -37,8 +39,8 @@ type Options struct {
 	// Blocks is the datastore of the blocks, which remains the caller's to close.
 	// nil is a flatfs in Dir.
 	Blocks ds.Batching
-	// Datastore keeps pins and leaf records; it remains the caller's to close. nil
-	// keeps them in memory.
+	// Datastore keeps pins, leaf records, and what is known of peers; it remains the
+	// caller's to close. nil keeps them in memory.
 	Datastore ds.Batching
 	// Direct writes each fetched block as it comes, rather than holding it for a
 	// moment and writing several at a time.
@@ -57,6 +59,10 @@ type Options struct {
 	// Listen is where to listen, as multiaddrs over TCP. nil is a free port of
 	// 127.0.0.1.
 	Listen []string
+	// Swarm says how the node deals with connections.
+	Swarm Swarm
+	// Routing says how the node finds peers and content.
+	Routing Routing
 	// CountTraffic counts what passes to and from peers, see [Node.Traffic].
 	CountTraffic bool
 	// Metrics takes what those exchanges count that run in this process. nil:
@@ -69,6 +75,10 @@ type Options struct {
 // A Node is a running node. Its methods may be called from any goroutine.
 type Node struct {
 	host      host.Host                 // nil offline
+	peerstore *peerstore.Store          // nil offline
+	router    *finding.Router           // nil offline
+	contacts  *finding.Contacts         // nil offline
+	providing *providing                // nil if others are told nothing
 	traffic   *metrics.BandwidthCounter // nil if nobody counts
 	written   blockstore.Blockstore
 	store     *writebehind.Store
@@ -86,7 +96,7 @@ type Node struct {
 }
 
 // New starts a node. It listens at once and serves the blocks of its store to
-// whoever connects, until Close.
+// whoever connects, until Close; and dials whom Options.Routing says.
 func New(opts Options) (_ *Node, err error) {
 	if opts.Dir == "" && opts.Blocks == nil {
 		return nil, errors.New("start node: no directory: Options.Dir is empty")
@@ -114,6 +124,11 @@ func New(opts Options) (_ *Node, err error) {
 			err = errors.Join(err, n.close())
 		}
 	}()
+	if !opts.Offline {
+		if n.providing, err = newProviding(opts.Routing.Provide.Strategy); err != nil {
+			return nil, err
+		}
+	}
 	if err := n.openStores(opts); err != nil {
 		return nil, err
 	}
@@ -128,8 +143,17 @@ func New(opts Options) (_ *Node, err error) {
 	}
 	n.dag = merkledag.NewDAGService(n.service)
 	n.local = merkledag.NewDAGService(n.store.Service(offline.Exchange(n.store)))
-	if n.pins, err = dspinner.New(context.Background(), n.datastore, n.dag); err != nil {
+	pins, err := dspinner.New(context.Background(), n.datastore, n.dag)
+	if err != nil {
 		return nil, fmt.Errorf("open pins: %w", err)
+	}
+	n.closers = append(n.closers, pins.Close)
+	n.pins = n.providing.pinner(pins)
+	if n.providing != nil && n.router.CanProvide() {
+		if err := n.providing.begin(n, opts.Routing.Provide.Interval); err != nil {
+			return nil, err
+		}
+		n.closers = append(n.closers, n.providing.close)
 	}
 	return n, nil
 }
@@ -144,7 +168,7 @@ func (n *Node) openStores(opts Options) error {
 		n.closers = append(n.closers, fs.Close)
 		opts.Blocks = fs
 	}
-	n.written = blockstore.NewBlockstore(opts.Blocks, blockstore.NoPrefix())
+	n.written = blockstore.NewBlockstore(opts.Blocks, n.providing.blockstoreOptions()...)
 	var err error
 	if n.store, err = writebehind.New(n.written, writebehind.Options{Log: opts.Log}); err != nil {
 		return err
@@ -157,7 +181,7 @@ func (n *Node) openStores(opts Options) error {
 	return nil
 }
 
-// goOnline starts the libp2p host and the exchanges.
+// goOnline starts the libp2p host, the exchanges, and the search for peers.
 func (n *Node) goOnline(opts Options) (err error) {
 	if opts.Identity == nil {
 		if opts.Identity, err = NewIdentity(); err != nil {
@@ -170,13 +194,16 @@ func (n *Node) goOnline(opts Options) (err error) {
 	if opts.CountTraffic {
 		n.traffic = metrics.NewBandwidthCounter()
 	}
-	if n.host, err = newLibp2p(opts.Identity, n.Traffic()); err != nil {
+	if err := n.openHost(opts); err != nil {
 		return err
 	}
-	n.closers = append(n.closers, n.host.Close)
 	// Exchanges serve what is written: a block that is still held in memory could
 	// be lost after it was promised.
-	n.exchanges, err = startExchanges(context.Background(), opts.Use, opts.Plugins, needs{n.host, n.written, n.leaves, opts.Metrics, opts.Log})
+	need := needs{host: n.host, store: n.written, leaves: n.leaves, metrics: opts.Metrics, log: opts.Log}
+	if n.router.Active() {
+		need.router = n.router
+	}
+	n.exchanges, err = startExchanges(context.Background(), opts.Use, opts.Plugins, need)
 	if err != nil {
 		return err
 	}
@@ -184,11 +211,19 @@ func (n *Node) goOnline(opts Options) (err error) {
 		n.closers = append(n.closers, x.Close)
 	}
 	// Peers may come from here on, and the exchanges hear of each.
-	return listen(n.host, opts.Listen)
+	if err := listen(n.host, opts.Listen); err != nil {
+		return err
+	}
+	if n.contacts, err = finding.Keep(n.host, n.peerstore, n.router, opts.Routing.ContactOptions, opts.Log); err != nil {
+		return err
+	}
+	n.closers = append(n.closers, n.contacts.Close)
+	return nil
 }
 
-// Close stops the exchanges, the libp2p host and the stores, in this order. It
-// may be called more than once.
+// Close stops what dials and tells others, the exchanges, routing, the libp2p host
+// and the stores, in this order, and writes what is known of peers. It may be called
+// more than once.
 func (n *Node) Close() error { return n.close() }
 
 // Online reports whether the node has a libp2p host.
@@ -243,6 +278,7 @@ func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 		}
 		return fmt.Errorf("connect to %s: %w", p.ID, err)
 	}
+	n.told(p)
 	return n.WaitPeer(ctx, p.ID)
 }
 

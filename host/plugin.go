@@ -120,7 +120,7 @@ type pluginExchange struct {
 func startPlugin(ctx context.Context, name string, p Plugin, n needs) (Exchange, error) {
 	loaded, err := plugin.Load(ctx, plugin.Config{
 		Name: name, Path: p.Path, SHA256: p.SHA256, Config: p.Config,
-		Host: n.host, Blocks: lentBlocks{blocks.New(n.store)}, Leaves: n.leaves, Log: n.log,
+		Host: n.host, Blocks: lentBlocks{blocks.New(n.store)}, Leaves: n.leaves, Router: n.router, Log: n.log,
 	})
 	if err != nil {
 		return nil, err

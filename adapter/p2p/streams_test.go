@@ -21,6 +21,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 
 	"github.com/codexchange/codexchange/adapter/p2p"
 	"github.com/codexchange/codexchange/exchange"
@@ -286,6 +287,55 @@ func TestLatencyAndTags(t *testing.T) {
 		if got != test.want || tagged != (test.want > 0) {
 			t.Errorf("Tag(%d): the connection manager has %d (tagged: %v), want %d", test.value, got, tagged, test.want)
 		}
+	}
+}
+
+// A peer that announces it is sent several streams, and pinged, so that it is known
+// whether they are of use; one that does not is sent one, and left alone.
+func TestPeersThatReadSeveralStreams(t *testing.T) {
+	a := newHost(t, secp256k1(t), p2p.HostOptions()...)
+	ours := newHost(t, secp256k1(t), p2p.HostOptions()...)
+	other := newHost(t, secp256k1(t), p2p.HostOptions()...)
+	net, hd, detach := attach(t, a, p2p.Options{})
+	attach(t, ours, p2p.Options{})
+	other.SetStreamHandler(exchange.ProtocolID, func(s network.Stream) { s.Reset() })
+	pinged := make(chan struct{}, 1)
+	other.SetStreamHandler(ping.ID, func(s network.Stream) {
+		pinged <- struct{}{}
+		s.Reset()
+	})
+	dial(t, a, ours)
+	dial(t, a, other)
+	for range 2 {
+		hd.expect(t, "both speak the protocol", "up")
+	}
+	if got := net.Streams(ours.ID()); got != 8 {
+		t.Errorf("a node of our kind reads %d streams, want 8", got)
+	}
+	if got := net.Streams(other.ID()); got != 1 {
+		t.Errorf("a node that announces nothing reads %d streams, want 1", got)
+	}
+	deadline := time.Now().Add(limit)
+	for net.Latency(ours.ID()) == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("the latency of a node of our kind is not measured")
+		}
+		time.Sleep(time.Millisecond) // nothing tells when it is
+	}
+	if got := net.Latency(ours.ID()); got < 0 || got > time.Minute {
+		t.Errorf("the latency of a node of our kind is %v", got)
+	}
+	if got := net.Latency(other.ID()); got != 0 {
+		t.Errorf("the latency of a node that was not pinged is %v, want 0", got)
+	}
+	detach()
+	select {
+	case <-pinged:
+		t.Error("a node that announces nothing was pinged")
+	default:
+	}
+	if got := net.Latency(other.ID()); got != 0 {
+		t.Errorf("after detach the latency is %v, want 0", got)
 	}
 }
 

@@ -12,7 +12,10 @@ import (
 )
 
 func daemonCommand() *cmds.Command {
-	const initOption = "init"
+	const (
+		initOption = "init"
+		gcOption   = "enable-gc"
+	)
 	return &cmds.Command{
 		Helptext: cmds.HelpText{
 			Tagline: "Run the node.",
@@ -26,7 +29,10 @@ The log goes to stderr; GOLOG_LOG_LEVEL sets its levels, such as
 "error,codexchange=debug".
 `,
 		},
-		Options:  []cmds.Option{cmds.BoolOption(initOption, "Make the repo first if there is none.")},
+		Options: []cmds.Option{
+			cmds.BoolOption(initOption, "Make the repo first if there is none."),
+			cmds.BoolOption(gcOption, "Remove what no pin keeps when the repo takes more than Datastore.StorageGCWatermark percent of Datastore.StorageMax; looks each Datastore.GCPeriod."),
+		},
 		NoRemote: true,
 		Extra:    commands.Orderly(),
 		Run: func(req *cmds.Request, re cmds.ResponseEmitter, env cmds.Environment) error {
@@ -38,10 +44,12 @@ The log goes to stderr; GOLOG_LOG_LEVEL sets its levels, such as
 				golog.SetupLogging(c)
 			}
 			makeRepo, _ := req.Options[initOption].(bool)
+			enableGC, _ := req.Options[gcOption].(bool)
 			return daemon.Run(req.Context, daemon.Options{
-				RepoDir: env.(*commands.Env).Dir(),
-				Init:    makeRepo,
-				Out:     re.(cmdcli.ResponseEmitter).Stdout(),
+				RepoDir:  env.(*commands.Env).Dir(),
+				Init:     makeRepo,
+				EnableGC: enableGC,
+				Out:      re.(cmdcli.ResponseEmitter).Stdout(),
 			})
 		},
 	}

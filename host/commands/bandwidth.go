@@ -1,6 +1,7 @@
 package commands
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -63,6 +64,8 @@ of one peer, or of one protocol.
 			if !option[bool](req, pollOption) {
 				return cmds.EmitOnce(re, pointer(stat()))
 			}
+			ctx, end := env(environment).endless(req.Context)
+			defer end()
 			tick := time.NewTicker(every)
 			defer tick.Stop()
 			for {
@@ -71,8 +74,8 @@ of one peer, or of one protocol.
 				}
 				select {
 				case <-tick.C:
-				case <-req.Context.Done():
-					return req.Context.Err()
+				case <-ctx.Done():
+					return context.Cause(ctx)
 				}
 			}
 		},

@@ -251,10 +251,6 @@ func blockRmCommand() *cmds.Command {
 			cmds.BoolOption(quietOption, "q", "Print nothing of blocks that were removed."),
 		},
 		Run: func(req *cmds.Request, re cmds.ResponseEmitter, environment cmds.Environment) error {
-			enc, err := encoder(req)
-			if err != nil {
-				return err
-			}
 			r, err := newReader(req, environment)
 			if err != nil {
 				return err
@@ -289,7 +285,7 @@ func blockRmCommand() *cmds.Command {
 						err = r.node.Blockstore().DeleteBlock(r.ctx, c)
 					}
 				}
-				out := &RemovedBlock{Hash: enc.Encode(c)}
+				out := &RemovedBlock{Hash: r.enc.Encode(c)}
 				if err != nil {
 					out.Error = err.Error()
 				} else if option[bool](req, quietOption) {

@@ -43,9 +43,6 @@ func catCommand() *cmds.Command {
 			if offset < 0 || length < 0 {
 				return fmt.Errorf("--%s and --%s: got a negative number, want bytes", offsetOption, lengthOption)
 			}
-			if err := req.ParseBodyArgs(); err != nil {
-				return err
-			}
 			r, err := newReader(req, environment)
 			if err != nil {
 				return err
@@ -248,15 +245,11 @@ func archive(w io.Writer, f files.Node, name string, asTar bool, level int) (err
 // writeGot writes to the disk what get has got.
 func writeGot(res cmds.Response, re cmds.ResponseEmitter) error {
 	req := res.Request()
-	v, err := res.Next()
+	r, done, err := emitted(res, "write files")
 	if err != nil {
 		return err
 	}
-	defer closeStream(v)
-	r, ok := v.(io.Reader)
-	if !ok {
-		return fmt.Errorf("write files: got %T, want bytes", v)
-	}
+	defer done()
 	level, err := gzipLevel(req)
 	if err != nil {
 		return err

@@ -142,7 +142,7 @@ func executor(req *cmds.Request, environment any) (cmds.Executor, error) {
 	case err != nil:
 		return nil, err
 	case api != nil:
-		return remote(req, api)
+		return remote(req, api, e.stderr)
 	case req.Command.NoLocal:
 		return nil, fmt.Errorf("'%s' needs a running node, and no daemon runs on %s: start one with 'host daemon'", command, e.dir)
 	}
@@ -166,12 +166,12 @@ func daemonOf(dir, named string) (multiaddr.Multiaddr, error) {
 }
 
 // remote runs a command by the API at addr.
-func remote(req *cmds.Request, addr multiaddr.Multiaddr) (cmds.Executor, error) {
+func remote(req *cmds.Request, addr multiaddr.Multiaddr, stderr *os.File) (cmds.Executor, error) {
 	network, address, err := manet.DialArgs(addr)
 	if err != nil {
 		return nil, fmt.Errorf("use API at %s: %w", addr, err)
 	}
-	server := address
+	server := "http://" + address
 	switch network {
 	case "tcp", "tcp4", "tcp6":
 		for _, p := range addr.Protocols() {
@@ -180,33 +180,35 @@ func remote(req *cmds.Request, addr multiaddr.Multiaddr) (cmds.Executor, error) 
 			}
 		}
 	case "unix":
-		server = "unix" // the name of the host, which nobody looks up
+		server = "http://unix" // the name of the host, which nobody looks up
 	default:
 		return nil, fmt.Errorf("use API at %s: it is on %s, want tcp or unix", addr, network)
 	}
-	opts := []cmdhttp.ClientOpt{
-		cmdhttp.ClientWithAPIPrefix(APIPath),
-		cmdhttp.ClientWithHTTPClient(&http.Client{Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, at string) (net.Conn, error) {
-				if network == "unix" {
-					at = address
-				}
-				c, err := new(net.Dialer).DialContext(ctx, network, at)
-				if err != nil {
-					return nil, fmt.Errorf("reach the daemon at %s: %v; start one with 'host daemon', or give its address with --%s", addr, err, apiOption)
-				}
-				return c, nil
-			},
-		}}),
-	}
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, at string) (net.Conn, error) {
+			if network == "unix" {
+				at = address
+			}
+			c, err := new(net.Dialer).DialContext(ctx, network, at)
+			if err != nil {
+				return nil, fmt.Errorf("reach the daemon at %s: %v; start one with 'host daemon', or give its address with --%s", addr, err, apiOption)
+			}
+			return c, nil
+		},
+	}}
+	opts := []cmdhttp.ClientOpt{cmdhttp.ClientWithAPIPrefix(APIPath), cmdhttp.ClientWithHTTPClient(client)}
+	header := make(http.Header)
 	if secret := option[string](req, authOption); secret != "" {
+		header.Set("Authorization", authorization(secret))
 		opts = append(opts, cmdhttp.ClientWithHeader("Authorization", authorization(secret)))
 	}
 	// These are for this process. The secret does not belong into a URL.
 	for _, name := range []string{repoOption, authOption, debugOption} {
 		delete(req.Options, name)
 	}
-	return cmdhttp.NewClient(server, opts...), nil
+	return &patient{
+		Executor: cmdhttp.NewClient(server, opts...), api: addr.String(), stderr: stderr, ask: askSearches(client, server, header),
+	}, nil
 }
 
 // authorization is the header for a secret as API.Authorizations has it.

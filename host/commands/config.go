@@ -198,7 +198,10 @@ func configApplyCommand() *cmds.Command {
 		},
 		Arguments: []cmds.Argument{cmds.StringArg("profile", true, false, "The name of the profile.")},
 		Run: func(req *cmds.Request, _ cmds.ResponseEmitter, environment cmds.Environment) error {
-			f, done, err := env(environment).config()
+			e := env(environment)
+			e.editing.Lock()
+			defer e.editing.Unlock()
+			f, done, err := e.config()
 			if err != nil {
 				return err
 			}

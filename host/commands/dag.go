@@ -252,15 +252,11 @@ func dagExportCommand() *cmds.Command {
 		},
 		PostRun: cmds.PostRunMap{
 			cmds.CLI: func(res cmds.Response, re cmds.ResponseEmitter) error {
-				v, err := res.Next()
+				r, done, err := emitted(res, "write CAR")
 				if err != nil {
 					return err
 				}
-				defer closeStream(v)
-				r, ok := v.(io.Reader)
-				if !ok {
-					return fmt.Errorf("write CAR: got %T, want bytes", v)
-				}
+				defer done()
 				bar := newBar(re.(cli.ResponseEmitter).Stderr(), 0, !option[bool](res.Request(), progressOption)).Start()
 				defer bar.Finish()
 				return re.Emit(bar.NewProxyReader(r))
@@ -276,15 +272,8 @@ func export(r *reader, root ipld.Node, to io.Writer) error {
 	if err != nil {
 		return err
 	}
-	seen := cid.NewSet()
-	seen.Add(root.Cid())
-	walk := walk{
-		ctx: r.ctx, dag: r.dag,
-		want: func(l *ipld.Link, _ int) bool { return !seen.Has(l.Cid) },
-		link: func(_ cid.Cid, l *ipld.Link, _ int) (bool, error) { return seen.Visit(l.Cid), nil },
-		node: func(n ipld.Node) error { return w.Put(r.ctx, n.Cid().KeyString(), n.RawData()) },
-	}
-	if err := walk.from(root, 0); err != nil {
+	err = r.each(root, func(n ipld.Node) error { return w.Put(r.ctx, n.Cid().KeyString(), n.RawData()) })
+	if err != nil {
 		return err
 	}
 	if err := w.Finalize(); err != nil {
@@ -319,13 +308,6 @@ func dagStatCommand() *cmds.Command {
 		Options:   []cmds.Option{progressFlag()},
 		PreRun:    defaultProgress,
 		Run: func(req *cmds.Request, re cmds.ResponseEmitter, environment cmds.Environment) error {
-			if err := req.ParseBodyArgs(); err != nil {
-				return err
-			}
-			enc, err := encoder(req)
-			if err != nil {
-				return err
-			}
 			r, err := newReader(req, environment)
 			if err != nil {
 				return err
@@ -337,29 +319,22 @@ func dagStatCommand() *cmds.Command {
 				if err != nil {
 					return err
 				}
-				one := &DagStat{Cid: enc.Encode(root.Cid())}
+				one := &DagStat{Cid: r.enc.Encode(root.Cid())}
 				out.DagStats = append(out.DagStats, one)
-				seen := cid.NewSet()
-				seen.Add(root.Cid())
-				w := walk{
-					ctx: r.ctx, dag: r.dag,
-					want: func(l *ipld.Link, _ int) bool { return !seen.Has(l.Cid) },
-					link: func(_ cid.Cid, l *ipld.Link, _ int) (bool, error) { return seen.Visit(l.Cid), nil },
-					node: func(n ipld.Node) error {
-						size := uint64(len(n.RawData()))
-						one.NumBlocks++
-						one.Size += size
-						sum += size
-						if all.Visit(n.Cid()) {
-							out.TotalSize += size
-						}
-						if told++; option[bool](req, progressOption) && told%256 == 0 {
-							return re.Emit(&DagStatSummary{DagStats: []*DagStat{{Cid: one.Cid, Size: one.Size, NumBlocks: one.NumBlocks}}})
-						}
-						return nil
-					},
-				}
-				if err := w.from(root, 0); err != nil {
+				err = r.each(root, func(n ipld.Node) error {
+					size := uint64(len(n.RawData()))
+					one.NumBlocks++
+					one.Size += size
+					sum += size
+					if all.Visit(n.Cid()) {
+						out.TotalSize += size
+					}
+					if told++; option[bool](req, progressOption) && told%256 == 0 {
+						return re.Emit(&DagStatSummary{DagStats: []*DagStat{{Cid: one.Cid, Size: one.Size, NumBlocks: one.NumBlocks}}})
+					}
+					return nil
+				})
+				if err != nil {
 					return err
 				}
 			}

@@ -1,6 +1,7 @@
 package commands
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -9,6 +10,7 @@ import (
 	cmds "github.com/ipfs/go-ipfs-cmds"
 
 	"github.com/codexchange/codexchange/host"
+	"github.com/codexchange/codexchange/host/peerstore"
 	"github.com/codexchange/codexchange/host/repo"
 )
 
@@ -18,19 +20,43 @@ import (
 type Env struct {
 	dir      string
 	log      *slog.Logger
-	shutdown func()   // stops the daemon; nil on a command line
-	stderr   *os.File // nil in a daemon
+	running  context.Context // of a daemon: ends when that begins to stop
+	shutdown func()          // stops the daemon; nil on a command line
+	stderr   *os.File        // nil in a daemon
+
+	searches searches
+
+	editing sync.Mutex // held while the configuration is read, changed and written; taken before mu
 
 	mu    sync.Mutex
 	repo  *repo.Repo
 	node  *host.Node
-	owned bool // by the Env, for Close to close
+	peers *peerstore.Store // opened without a node, on a command line
+	owned bool             // repo, node and peers, by the Env, for close to close
 }
 
-// NewEnv is the environment for the commands of a daemon. Node and repo remain the
-// caller's, and shutdown, which stops the daemon, returns at once.
-func NewEnv(node *host.Node, repo *repo.Repo, shutdown func()) *Env {
-	return &Env{dir: repo.Path(), shutdown: shutdown, repo: repo, node: node}
+// NewEnv is the environment for the commands of a daemon. Those that go on until somebody
+// ends them end with running, which is over when the daemon begins to stop. Node and
+// repo remain the caller's, and shutdown, which stops the daemon, returns at once.
+func NewEnv(running context.Context, node *host.Node, repo *repo.Repo, shutdown func()) *Env {
+	return &Env{dir: repo.Path(), running: running, shutdown: shutdown, repo: repo, node: node}
+}
+
+// errStopping is why a command ends that would have gone on.
+var errStopping = errors.New("the daemon is stopping")
+
+// endless is the context of a command that goes on until somebody ends it: it ends with
+// ctx, and when a daemon begins to stop, with errStopping.
+func (e *Env) endless(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancelCause(ctx)
+	stop := func() bool { return true }
+	if e.running != nil {
+		stop = context.AfterFunc(e.running, func() { end(errStopping) })
+	}
+	return ctx, func() {
+		stop()
+		end(nil)
+	}
 }
 
 // env is the environment of a command.
@@ -88,6 +114,29 @@ func (e *Env) online() (*host.Node, error) {
 	return n, err
 }
 
+// peerstore is what is known of peers: by the node of a daemon, or, on a command line,
+// as it is in the repo.
+func (e *Env) peerstore(ctx context.Context) (*peerstore.Store, error) {
+	if e.shutdown != nil {
+		n, err := e.online()
+		if err != nil {
+			return nil, err
+		}
+		return n.Peerstore(), nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.peers != nil {
+		return e.peers, nil
+	}
+	r, err := e.openRepo()
+	if err != nil {
+		return nil, err
+	}
+	e.peers, err = peerstore.New(ctx, peerstore.Options{Datastore: r.Datastore(), Log: e.log})
+	return e.peers, err
+}
+
 // config is the configuration as it is in the file, opened without the stores if
 // nothing else needs them. The caller closes it.
 func (e *Env) config() (*repo.ConfigFile, func(), error) {
@@ -111,10 +160,13 @@ func (e *Env) close() error {
 		return nil
 	}
 	var err error
+	if e.peers != nil {
+		err = e.peers.Close()
+	}
 	if e.node != nil {
-		err = e.node.Close()
+		err = errors.Join(err, e.node.Close())
 	}
 	err = errors.Join(err, e.repo.Close())
-	e.node, e.repo, e.owned = nil, nil, false
+	e.peers, e.node, e.repo, e.owned = nil, nil, nil, false
 	return err
 }

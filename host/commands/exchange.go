@@ -37,6 +37,7 @@ node's process, or each in a plugin: 'host plugin' is about these.
 			"wantlist": exchangeWantlistCommand(),
 			"ledger":   exchangeLedgerCommand(),
 			"peers":    exchangePeersCommand(),
+			"searches": exchangeSearchesCommand(),
 		},
 	}
 }
@@ -240,10 +241,11 @@ func exchangeWantlistCommand() *cmds.Command {
 // Ledger is what has passed between an exchange and a peer.
 type Ledger struct {
 	Exchange       string
-	BlocksReceived uint64
+	BlocksReceived *uint64 `json:",omitempty"` // nil: in Blocks
 	BytesReceived  uint64
-	BlocksSent     uint64
+	BlocksSent     *uint64 `json:",omitempty"` // nil: in Blocks
 	BytesSent      uint64
+	Blocks         *uint64            `json:",omitempty"` // both ways, of exchanges that do not count them apart
 	More           map[string]float64 `json:",omitempty"`
 }
 
@@ -257,7 +259,7 @@ func exchangeLedgerCommand() *cmds.Command {
 	return &cmds.Command{
 		Helptext: cmds.HelpText{
 			Tagline:          "Show what has passed between this node and a peer.",
-			ShortDescription: "Prints what each exchange has received from a peer and sent to it while it was connected, as far as the exchange tells; Bitswap does not.",
+			ShortDescription: "Prints what each exchange has received from a peer and sent to it while it was connected, as far as the exchange tells.",
 		},
 		Arguments: []cmds.Argument{cmds.StringArg("peer", true, false, "The peer id.")},
 		Options:   []cmds.Option{cmds.BoolOption(humanOption, "H", "Print sizes for people (1.5 GB).")},
@@ -294,8 +296,16 @@ func exchangeLedgerCommand() *cmds.Command {
 				var b strings.Builder
 				fmt.Fprintf(&b, "Ledger for %s\n", out.Peer)
 				for _, l := range out.Ledgers {
-					fmt.Fprintf(&b, "%s\n\tblocks sent: %d\n\tblocks received: %d\n\tbytes sent: %s\n\tbytes received: %s\n",
-						l.Exchange, l.BlocksSent, l.BlocksReceived, size(l.BytesSent), size(l.BytesReceived))
+					fmt.Fprintf(&b, "%s\n", l.Exchange)
+					for _, n := range []struct {
+						what   string
+						blocks *uint64
+					}{{"sent", l.BlocksSent}, {"received", l.BlocksReceived}, {"sent and received", l.Blocks}} {
+						if n.blocks != nil {
+							fmt.Fprintf(&b, "\tblocks %s: %d\n", n.what, *n.blocks)
+						}
+					}
+					fmt.Fprintf(&b, "\tbytes sent: %s\n\tbytes received: %s\n", size(l.BytesSent), size(l.BytesReceived))
 					for _, k := range slices.Sorted(maps.Keys(l.More)) {
 						fmt.Fprintf(&b, "\t%s: %v\n", printable(strings.ReplaceAll(k, "_", " ")), l.More[k])
 					}
@@ -313,18 +323,24 @@ func ledgerOf(ctx context.Context, x host.Running, id peer.ID) (Ledger, bool, er
 		defer cancel()
 		l, ok, err := p.Ledger(ctx, id)
 		return Ledger{
-			BlocksReceived: l.BlocksReceived, BytesReceived: l.BytesReceived,
-			BlocksSent: l.BlocksSent, BytesSent: l.BytesSent, More: l.More,
+			BlocksReceived: &l.BlocksReceived, BytesReceived: l.BytesReceived,
+			BlocksSent: &l.BlocksSent, BytesSent: l.BytesSent, More: l.More,
 		}, ok, err
 	}
-	if x, ok := x.Exchange.(interface {
+	switch x := x.Exchange.(type) {
+	case interface {
 		Ledger(peer.ID) (exchange.Ledger, bool)
-	}); ok {
+	}:
 		l, ok := x.Ledger(id)
 		return Ledger{
-			BlocksReceived: l.BlocksReceived, BytesReceived: l.BytesReceived,
-			BlocksSent: l.BlocksSent, BytesSent: l.BytesSent,
+			BlocksReceived: &l.BlocksReceived, BytesReceived: l.BytesReceived,
+			BlocksSent: &l.BlocksSent, BytesSent: l.BytesSent,
 		}, ok, nil
+	case interface {
+		Ledger(peer.ID) (bitswap.Ledger, bool)
+	}:
+		l, ok := x.Ledger(id)
+		return Ledger{Blocks: &l.Blocks, BytesReceived: l.BytesReceived, BytesSent: l.BytesSent}, ok, nil
 	}
 	return Ledger{}, false, nil
 }

@@ -18,6 +18,7 @@ type InitOutput struct {
 	RepoPath string
 	Blocks   int      `json:",omitempty"` // taken from a repo of Kubo
 	Bytes    int64    `json:",omitempty"` // in these
+	Pins     int      `json:",omitempty"` // taken from there, too
 	Notes    []string `json:",omitempty"` // what a person should know
 }
 
@@ -43,11 +44,11 @@ empty.
 The identity is a secp256k1 key unless --key-type says ed25519. Classic Codex
 nodes know only secp256k1; all others know both.
 
-With --from-kubo the new repo has the identity and the blocks of a repo of Kubo,
-linked where the file system can do that, else copied. Nothing of Kubo's is
-changed. Stop Kubo first, or say --while-kubo-runs. An import that was interrupted
-goes on where it was when it is started again. Do not run both nodes at a time:
-they have the same identity.
+With --from-kubo the new repo has the identity, the blocks and the pins of a repo
+of Kubo, blocks linked where the file system can do that, else copied. Nothing of
+Kubo's is changed. Stop Kubo first, or say --while-kubo-runs. An import that was
+interrupted goes on where it was when it is started again. Do not run both nodes at
+a time: they have the same identity.
 
 Profiles:
 ` + profiles.String(),
@@ -55,7 +56,7 @@ Profiles:
 		Options: []cmds.Option{
 			cmds.DelimitedStringsOption(",", profileOption, "p", "Profiles to apply to the configuration, separated by commas."),
 			cmds.StringOption(keyOption, "Type of the key: secp256k1 or ed25519. Default: secp256k1."),
-			cmds.StringOption(kuboOption, "Directory of a repo of Kubo to take identity and blocks from."),
+			cmds.StringOption(kuboOption, "Directory of a repo of Kubo to take identity, blocks and pins from."),
 			cmds.BoolOption(runningOption, "With --from-kubo: import although Kubo runs; what it adds meanwhile may be missing."),
 		},
 		NoRemote: true,
@@ -84,14 +85,14 @@ Profiles:
 			if err != nil {
 				return err
 			}
-			return emitInit(re, e.dir, done.Config, &InitOutput{Blocks: done.Blocks, Bytes: done.Bytes, Notes: done.Notes})
+			return emitInit(re, e.dir, done.Config, &InitOutput{Blocks: done.Blocks, Bytes: done.Bytes, Pins: done.Pins, Notes: done.Notes})
 		},
 		Type: InitOutput{},
 		Encoders: cmds.EncoderMap{
 			cmds.Text: cmds.MakeTypedEncoder(func(req *cmds.Request, w io.Writer, out *InitOutput) error {
 				fmt.Fprintf(w, "initialized the repo in %s\n", out.RepoPath)
 				if out.Blocks > 0 {
-					fmt.Fprintf(w, "imported %d blocks, %s\n", out.Blocks, humanBytes(uint64(out.Bytes)))
+					fmt.Fprintf(w, "imported %s, %s, and %s\n", count(out.Blocks, "block", "blocks"), humanBytes(uint64(out.Bytes)), count(out.Pins, "pin", "pins"))
 				}
 				fmt.Fprintf(w, "peer identity: %s\n", out.ID)
 				for _, note := range out.Notes {

@@ -15,7 +15,6 @@ import (
 	uio "github.com/ipfs/boxo/ipld/unixfs/io"
 	"github.com/ipfs/boxo/ipld/unixfs/pb"
 	"github.com/ipfs/go-cid"
-	cidenc "github.com/ipfs/go-cidutil/cidenc"
 	cmds "github.com/ipfs/go-ipfs-cmds"
 	ipld "github.com/ipfs/go-ipld-format"
 )
@@ -71,18 +70,11 @@ is not here; --resolve-type=false --size=false does without.
 			cmds.BoolOption(longOption, "l", "Print mode and time of modification."),
 		},
 		Run: func(req *cmds.Request, re cmds.ResponseEmitter, environment cmds.Environment) error {
-			if err := req.ParseBodyArgs(); err != nil {
-				return err
-			}
-			enc, err := encoder(req)
-			if err != nil {
-				return err
-			}
 			r, err := newReader(req, environment)
 			if err != nil {
 				return err
 			}
-			l := lister{r: r, enc: enc, fetch: option[bool](req, typeOption) || option[bool](req, sizeOption)}
+			l := lister{r: r, fetch: option[bool](req, typeOption) || option[bool](req, sizeOption)}
 			out := &LsOutput{Objects: make([]LsObject, 0, len(req.Arguments))}
 			for _, p := range req.Arguments {
 				o := LsObject{Hash: p, Links: []LsLink{}}
@@ -116,7 +108,6 @@ is not here; --resolve-type=false --size=false does without.
 // A lister lists directories.
 type lister struct {
 	r     *reader
-	enc   cidenc.Encoder
 	fetch bool // entries, for what their links do not tell
 }
 
@@ -148,7 +139,7 @@ func (l lister) list(p string, entry func(LsLink) error) error {
 }
 
 func (l lister) entry(link *ipld.Link) (LsLink, error) {
-	out := LsLink{Name: link.Name, Hash: l.enc.Encode(link.Cid)}
+	out := LsLink{Name: link.Name, Hash: l.r.enc.Encode(link.Cid)}
 	if link.Cid.Type() == cid.Raw {
 		out.Type, out.Size = unixfs.TFile, link.Size
 		return out, nil

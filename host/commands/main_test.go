@@ -16,9 +16,13 @@ import (
 
 func TestMain(m *testing.M) {
 	host.Main()
-	// leveldb's pool outlives its database by a second.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"),
-		goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run")) // one for the process, which ends by itself
+	goleak.VerifyTestMain(m,
+		// leveldb's pool outlives its database by a second.
+		goleak.IgnoreAnyFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"),
+		// boxo's client of delegated routers brings a goroutine of OpenCensus that never ends.
+		goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"),
+		// One for the process, which ends by itself.
+		goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run"))
 }
 
 // outcome is what a command line left behind.

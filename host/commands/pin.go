@@ -14,7 +14,6 @@ import (
 	"github.com/ipfs/boxo/ipld/merkledag"
 	pin "github.com/ipfs/boxo/pinning/pinner"
 	"github.com/ipfs/go-cid"
-	cidenc "github.com/ipfs/go-cidutil/cidenc"
 	cmds "github.com/ipfs/go-ipfs-cmds"
 	"github.com/ipfs/go-ipfs-cmds/cli"
 )
@@ -61,13 +60,6 @@ func pinAddCommand() *cmds.Command {
 			cmds.BoolOption(progressOption, "Show how far it is."),
 		},
 		Run: func(req *cmds.Request, re cmds.ResponseEmitter, environment cmds.Environment) error {
-			if err := req.ParseBodyArgs(); err != nil {
-				return err
-			}
-			enc, err := encoder(req)
-			if err != nil {
-				return err
-			}
 			r, err := newReader(req, environment)
 			if err != nil {
 				return err
@@ -84,7 +76,7 @@ func pinAddCommand() *cmds.Command {
 					if err != nil {
 						return nil, err
 					}
-					pins = append(pins, enc.Encode(c))
+					pins = append(pins, r.enc.Encode(c))
 				}
 				return pins, nil
 			}
@@ -209,13 +201,6 @@ func pinRmCommand() *cmds.Command {
 			cmds.BoolOption(recursiveOption, "r", "Remove a recursive pin; false removes a direct one.").WithDefault(true),
 		},
 		Run: func(req *cmds.Request, re cmds.ResponseEmitter, environment cmds.Environment) error {
-			if err := req.ParseBodyArgs(); err != nil {
-				return err
-			}
-			enc, err := encoder(req)
-			if err != nil {
-				return err
-			}
 			r, err := newReader(req, environment)
 			if err != nil {
 				return err
@@ -229,7 +214,7 @@ func pinRmCommand() *cmds.Command {
 				if err := r.node.Pinner().Unpin(r.ctx, c, option[bool](req, recursiveOption)); err != nil {
 					return fmt.Errorf("unpin %s: %w", c, err)
 				}
-				out.Pins = append(out.Pins, enc.Encode(c))
+				out.Pins = append(out.Pins, r.enc.Encode(c))
 			}
 			if err := r.node.Pinner().Flush(r.ctx); err != nil {
 				return err
@@ -293,16 +278,12 @@ not. Indirect are those that a recursive pin leads to.
 			if !ok || mode == pin.Internal || mode == pin.NotPinned {
 				return fmt.Errorf("--%s: got %q, want direct, indirect, recursive or all", pinTypeOption, kind)
 			}
-			enc, err := encoder(req)
-			if err != nil {
-				return err
-			}
 			r, err := newReader(req, environment)
 			if err != nil {
 				return err
 			}
 			out := &PinLsOutput{Keys: make(map[string]PinLsType)}
-			l := pinLister{r: r, enc: enc, mode: mode, names: part != "" || option[bool](req, namesOption), part: part}
+			l := pinLister{r: r, mode: mode, names: part != "" || option[bool](req, namesOption), part: part}
 			l.emit = func(o PinLsObject) error {
 				if option[bool](req, streamOption) {
 					return re.Emit(&PinLsOutput{PinLsObject: o})
@@ -358,7 +339,6 @@ not. Indirect are those that a recursive pin leads to.
 // A pinLister lists pins.
 type pinLister struct {
 	r     *reader
-	enc   cidenc.Encoder
 	mode  pin.Mode
 	names bool
 	part  string // of the names that are listed
@@ -381,13 +361,13 @@ func (l *pinLister) these(args []string) error {
 	}
 	for _, p := range found {
 		if !p.Pinned() {
-			return fmt.Errorf("%s is not pinned", l.enc.Encode(p.Key))
+			return fmt.Errorf("%s is not pinned", l.r.enc.Encode(p.Key))
 		}
 		kind, _ := pin.ModeToString(p.Mode)
 		if p.Mode == pin.Indirect && p.Via.Defined() {
-			kind = "indirect through " + l.enc.Encode(p.Via)
+			kind = "indirect through " + l.r.enc.Encode(p.Via)
 		}
-		if err := l.emit(PinLsObject{Cid: l.enc.Encode(p.Key), Type: kind, Name: p.Name}); err != nil {
+		if err := l.emit(PinLsObject{Cid: l.r.enc.Encode(p.Key), Type: kind, Name: p.Name}); err != nil {
 			return err
 		}
 	}
@@ -411,7 +391,7 @@ func (l *pinLister) all() error {
 				continue
 			}
 			listed.Add(p.Pin.Key)
-			if err := l.emit(PinLsObject{Cid: l.enc.Encode(p.Pin.Key), Type: kind, Name: p.Pin.Name}); err != nil {
+			if err := l.emit(PinLsObject{Cid: l.r.enc.Encode(p.Pin.Key), Type: kind, Name: p.Pin.Name}); err != nil {
 				return nil, err
 			}
 		}
@@ -442,6 +422,6 @@ func (l *pinLister) all() error {
 		if !listed.Visit(c) {
 			return nil
 		}
-		return l.emit(PinLsObject{Cid: l.enc.Encode(c), Type: "indirect"})
+		return l.emit(PinLsObject{Cid: l.r.enc.Encode(c), Type: "indirect"})
 	})
 }

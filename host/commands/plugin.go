@@ -116,9 +116,6 @@ func process(pid int) string {
 	return fmt.Sprintf("process %d", pid)
 }
 
-// givenUp is the state in which a plugin stays until somebody starts it again.
-const givenUp = "given up"
-
 func pluginStatusCommand() *cmds.Command {
 	return &cmds.Command{
 		Helptext: cmds.HelpText{
@@ -145,7 +142,7 @@ func pluginStatusCommand() *cmds.Command {
 					if p.LastError != "" {
 						fmt.Fprintf(&b, "\tlast error: %s\n", printable(p.LastError))
 					}
-					if p.State == givenUp {
+					if p.State == plugin.GivenUp.String() {
 						fmt.Fprintf(&b, "\tstart it again with: host plugin restart %s\n", p.Name)
 					}
 				}

@@ -27,6 +27,9 @@ func defaultProgress(req *cmds.Request, environment cmds.Environment) error {
 }
 
 func isTerminal(w io.Writer) bool {
+	if p, ok := w.(paper); ok {
+		w = p.Writer
+	}
 	f, ok := w.(*os.File)
 	return ok && f != nil && term.IsTerminal(int(f.Fd()))
 }
@@ -48,7 +51,11 @@ func newBar(w io.Writer, total int64, quiet bool) *pb.ProgressBar {
 	if total == 0 {
 		t = openBar
 	}
-	return t.New(0).SetTotal(total).Set(pb.Bytes, true).SetWriter(w)
+	bar := t.New(0).SetTotal(total).Set(pb.Bytes, true).SetWriter(w)
+	if isTerminal(w) {
+		bar.Set(pb.Terminal, true) // it knows only files
+	}
+	return bar
 }
 
 // clearLine removes a bar that has been drawn on a terminal.

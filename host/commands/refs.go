@@ -58,13 +58,6 @@ on. What is not here is fetched from peers.
 		},
 		Subcommands: map[string]*cmds.Command{"local": refsLocalCommand()},
 		Run: func(req *cmds.Request, re cmds.ResponseEmitter, environment cmds.Environment) error {
-			if err := req.ParseBodyArgs(); err != nil {
-				return err
-			}
-			enc, err := encoder(req)
-			if err != nil {
-				return err
-			}
 			format, depth := option[string](req, formatOption), option[int](req, depthOption)
 			if option[bool](req, edgesOption) {
 				if format != "<dst>" {
@@ -101,7 +94,7 @@ on. What is not here is fetched from peers.
 						return further, nil
 					}
 				}
-				ref := strings.NewReplacer("<src>", enc.Encode(parent), "<dst>", enc.Encode(l.Cid), "<linkname>", l.Name).Replace(format)
+				ref := strings.NewReplacer("<src>", r.enc.Encode(parent), "<dst>", r.enc.Encode(l.Cid), "<linkname>", l.Name).Replace(format)
 				return further, re.Emit(&RefWrapper{Ref: ref})
 			}
 			for _, arg := range req.Arguments {

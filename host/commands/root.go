@@ -56,6 +56,9 @@ BLOCKS
 
 NETWORK
   swarm         Peers and connections
+  peerstore     What is known of peers
+  bootstrap     The peers by which the network is joined
+  routing       Who has what, and where peers are
   exchange      What the block exchanges do
   plugin        The processes that exchanges run in
 
@@ -106,6 +109,9 @@ EXIT STATUS
 			"repo":       repoCommand(),
 			"dag":        dagCommand(),
 			"swarm":      swarmCommand(),
+			"peerstore":  peerstoreCommand(),
+			"bootstrap":  bootstrapCommand(),
+			"routing":    routingCommand(),
 			"exchange":   exchangeCommand(),
 			"plugin":     pluginCommand(),
 			"stats":      statsCommand(),
@@ -153,6 +159,8 @@ const helpWidth = 78
 // explained adds to the error of a command what a person can do about it.
 func explained(run cmds.Function) cmds.Function {
 	return func(req *cmds.Request, re cmds.ResponseEmitter, env cmds.Environment) error {
+		searches := &env.(*Env).searches
+		defer searches.end(req)
 		err := run(req, re, env)
 		if err == nil {
 			return nil
@@ -160,12 +168,14 @@ func explained(run cmds.Function) cmds.Function {
 		if req.Context.Err() != nil {
 			// Whatever err says came of that.
 			switch cause := context.Cause(req.Context); {
-			case !errors.Is(cause, context.DeadlineExceeded):
-				return context.Canceled // which is printed in plain words
-			case req.Options[cmds.TimeoutOpt] != nil:
-				return fmt.Errorf("not done within --%s %v", cmds.TimeoutOpt, req.Options[cmds.TimeoutOpt])
+			case errors.Is(cause, context.DeadlineExceeded) && req.Options[cmds.TimeoutOpt] != nil:
+				return timedOut(searches.by(req), req.Options[cmds.TimeoutOpt])
+			case errors.Is(cause, context.DeadlineExceeded):
+				return err
+			case env.(*Env).shutdown != nil && !errors.Is(cause, context.Canceled):
+				return cause // such as that the daemon stops
 			}
-			return err
+			return context.Canceled // which is printed in plain words
 		}
 		switch {
 		case !ipld.IsNotFound(err):

@@ -2,7 +2,9 @@ package commands
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -11,10 +13,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	cmds "github.com/ipfs/go-ipfs-cmds"
 	cmdhttp "github.com/ipfs/go-ipfs-cmds/http"
 	"github.com/libp2p/go-libp2p/core/metrics"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -29,18 +33,24 @@ type served struct {
 	node   *host.Node
 	url    string
 	stops  chan struct{} // one for each shutdown
+	end    func()        // begins the end of the daemon
 }
 
-// serve makes a repo, starts its node with the exchanges given, and serves it.
-func serve(t *testing.T, exchanges string) *served {
+// serve makes a repo, starts its node with the exchanges given, and serves it. More of
+// the configuration are keys, each followed by its value in JSON.
+func serve(t *testing.T, exchanges string, more ...string) *served {
 	t.Helper()
 	s := &served{shell: newShell(t), stops: make(chan struct{}, 1)}
-	s.ok("config", "--json", "Exchange", exchanges)
+	for pair := range slices.Chunk(append([]string{"Exchange", exchanges}, more...), 2) {
+		s.ok("config", "--json", pair[0], pair[1])
+	}
 	var r *repo.Repo
 	s.node, r = openNode(t, s.dir)
+	running, end := context.WithCancel(t.Context())
+	s.end = end
 	cfg := cmdhttp.NewServerConfig()
 	cfg.APIPath = APIPath
-	server := httptest.NewServer(cmdhttp.NewHandler(NewEnv(s.node, r, func() { s.stops <- struct{}{} }), Root(), cfg))
+	server := httptest.NewServer(cmdhttp.NewHandler(NewEnv(running, s.node, r, func() { s.stops <- struct{}{} }), Root(), cfg))
 	t.Cleanup(server.Close)
 	s.url = server.URL + APIPath
 	addr, err := manet.FromNetAddr(server.Listener.Addr())
@@ -234,7 +244,7 @@ func TestTwoNodes(t *testing.T) {
 	b.fails([]string{"exchange", "wantlist", "-x", "none"}, `"none"`)
 	a.fails([]string{"exchange", "ledger", "nonsense"}, "nonsense")
 	a.prints("", "plugin", "ls")
-	if out := b.ok("plugin", "status", "blockexc"); !strings.Contains(out, "state: running since") || !strings.Contains(out, "protocols: /codex/blockexc/1.0.0\n") {
+	if out := b.ok("plugin", "status", "blockexc"); !strings.Contains(out, "state: running since") || !strings.Contains(out, "protocols: /codex/blockexc/1.0.0 ") {
 		t.Errorf("plugin status printed\n%s", out)
 	}
 	b.prints("restart blockexc requested\n", "plugin", "restart", "blockexc")
@@ -248,6 +258,57 @@ func TestTwoNodes(t *testing.T) {
 	b.fails([]string{"swarm", "disconnect", "/p2p/" + other}, "not connected")
 	b.fails([]string{"swarm", "connect", "/ip4/127.0.0.1/tcp/4001"}, "want a multiaddr with the peer")
 	b.fails([]string{"swarm", "connect", "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWE6RLfkVrVFbRJbwHQq3NcYek1tJaLqcFE9Xp5TwXrDU9"}, "connect to 12D3KooWE6RL")
+}
+
+// Bitswap's ledger has the bytes of each way, and the blocks of both together.
+func TestBitswapLedger(t *testing.T) {
+	const use = `{"Use":["bitswap"]}`
+	a, b := serve(t, use), serve(t, use)
+	a.ok("add", "-r", makeTree(t))
+	b.ok("swarm", "connect", strings.Fields(a.ok("swarm", "addrs", "local", "--id"))[0])
+	b.ok("refs", "-r", treeRoot)
+	self, other := b.node.Host().ID().String(), a.node.Host().ID().String()
+	const ledger = "Ledger for %s\nbitswap\n\tblocks sent and received: 10\n\tbytes sent: %d\n\tbytes received: %d\n"
+	b.prints(fmt.Sprintf(ledger, other, 0, 600504), "exchange", "ledger", other)
+	b.prints(`{"Peer":"`+other+`","Ledgers":[{"Exchange":"bitswap","BytesReceived":600504,"BytesSent":0,"Blocks":10}]}`+"\n", "--enc=json", "exchange", "ledger", other)
+	// What was sent is counted after the message has left.
+	want := fmt.Sprintf(ledger, self, 600504, 0)
+	for end := time.Now().Add(20 * time.Second); a.ok("exchange", "ledger", self) != want; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			a.prints(want, "exchange", "ledger", self)
+			break
+		}
+	}
+	b.ok("swarm", "disconnect", "/p2p/"+other)
+	b.fails([]string{"exchange", "ledger", other}, "no exchange knows this peer")
+}
+
+// A command that is ended says why: that the client has gone, that the time is over, or
+// what the daemon says.
+func TestWhyItEnded(t *testing.T) {
+	stopping := errors.New("the daemon is stopping")
+	daemon := &Env{shutdown: func() {}}
+	for _, c := range []struct {
+		name    string
+		env     *Env
+		options cmds.OptMap
+		cause   error
+		want    string
+	}{
+		{"the client has gone", daemon, nil, nil, context.Canceled.Error()},
+		{"the daemon stops", daemon, nil, stopping, stopping.Error()},
+		{"a command line is interrupted", &Env{}, nil, stopping, context.Canceled.Error()},
+		{"the time is over", daemon, cmds.OptMap{cmds.TimeoutOpt: "1s"}, context.DeadlineExceeded, "not done within --timeout 1s"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancel(c.cause)
+			run := explained(func(*cmds.Request, cmds.ResponseEmitter, cmds.Environment) error { return errors.New("half done") })
+			if err := run(&cmds.Request{Context: ctx, Options: c.options}, nil, c.env); err == nil || err.Error() != c.want {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
 }
 
 // A daemon is found by the file in its repo, and the secret goes into the header.

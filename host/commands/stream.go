@@ -2,6 +2,7 @@ package commands
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	cmds "github.com/ipfs/go-ipfs-cmds"
@@ -19,7 +20,7 @@ func emitStream(ctx context.Context, re cmds.ResponseEmitter, write func(io.Writ
 		in.CloseWithError(write(in))
 	}()
 	// Over HTTP this reads all of it. On a command line it only hands it to PostRun,
-	// which closes it.
+	// which ends it.
 	err := re.Emit(out)
 	if err != nil {
 		out.Close()
@@ -28,9 +29,21 @@ func emitStream(ctx context.Context, re cmds.ResponseEmitter, write func(io.Writ
 	return err
 }
 
-// closeStream says that what a PostRun was given is not read any further.
-func closeStream(v any) {
-	if c, ok := v.(io.Closer); ok {
-		c.Close()
+// emitted is what a command has emitted by emitStream, for a PostRun to read. Done says
+// that it is not read any further.
+func emitted(res cmds.Response, op string) (r io.Reader, done func(), err error) {
+	v, err := res.Next()
+	if err != nil {
+		return nil, nil, err
 	}
+	done = func() {}
+	if c, ok := v.(io.Closer); ok {
+		done = func() { c.Close() }
+	}
+	r, ok := v.(io.Reader)
+	if !ok {
+		done()
+		return nil, nil, fmt.Errorf("%s: got %T, want bytes", op, v)
+	}
+	return r, done, nil
 }

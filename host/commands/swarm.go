@@ -12,6 +12,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/multiformats/go-multiaddr"
+
+	"github.com/codexchange/codexchange/host"
 )
 
 func swarmCommand() *cmds.Command {
@@ -21,6 +23,7 @@ func swarmCommand() *cmds.Command {
 			"connect":    swarmConnectCommand(),
 			"disconnect": swarmDisconnectCommand(),
 			"peers":      swarmPeersCommand(),
+			"peering":    swarmPeeringCommand(),
 			"addrs":      swarmAddrsCommand(),
 		},
 	}
@@ -59,6 +62,22 @@ func parsePeers(args []string) ([]peer.AddrInfo, error) {
 	return list, nil
 }
 
+// addressed is the node and the peers whose addresses are the arguments of a command.
+func addressed(req *cmds.Request, environment cmds.Environment) (*host.Node, []peer.AddrInfo, error) {
+	if err := req.ParseBodyArgs(); err != nil {
+		return nil, nil, err
+	}
+	n, err := env(environment).online()
+	if err != nil {
+		return nil, nil, err
+	}
+	peers, err := parsePeers(req.Arguments)
+	return n, peers, err
+}
+
+// compareIDs is the order in which peer ids are printed.
+func compareIDs(a, b peer.ID) int { return cmp.Compare(a.String(), b.String()) }
+
 func swarmConnectCommand() *cmds.Command {
 	return &cmds.Command{
 		Helptext: cmds.HelpText{
@@ -73,14 +92,7 @@ where it is unless this node knows:
 		Arguments: []cmds.Argument{cmds.StringArg("address", true, true, "The address of the peer.").EnableStdin()},
 		NoLocal:   true,
 		Run: func(req *cmds.Request, re cmds.ResponseEmitter, environment cmds.Environment) error {
-			if err := req.ParseBodyArgs(); err != nil {
-				return err
-			}
-			n, err := env(environment).online()
-			if err != nil {
-				return err
-			}
-			peers, err := parsePeers(req.Arguments)
+			n, peers, err := addressed(req, environment)
 			if err != nil {
 				return err
 			}
@@ -111,14 +123,7 @@ func swarmDisconnectCommand() *cmds.Command {
 		Arguments: []cmds.Argument{cmds.StringArg("address", true, true, "The address of the peer.").EnableStdin()},
 		NoLocal:   true,
 		Run: func(req *cmds.Request, re cmds.ResponseEmitter, environment cmds.Environment) error {
-			if err := req.ParseBodyArgs(); err != nil {
-				return err
-			}
-			n, err := env(environment).online()
-			if err != nil {
-				return err
-			}
-			peers, err := parsePeers(req.Arguments)
+			n, peers, err := addressed(req, environment)
 			if err != nil {
 				return err
 			}

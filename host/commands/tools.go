@@ -231,15 +231,11 @@ in them.
 		},
 		PostRun: cmds.PostRunMap{
 			cmds.CLI: func(res cmds.Response, re cmds.ResponseEmitter) error {
-				v, err := res.Next()
+				r, done, err := emitted(res, "write profiles")
 				if err != nil {
 					return err
 				}
-				defer closeStream(v)
-				r, ok := v.(io.Reader)
-				if !ok {
-					return fmt.Errorf("write profiles: got %T, want bytes", v)
-				}
+				defer done()
 				path := option[string](res.Request(), outputOption)
 				if path == "" {
 					path = "codexchange-profile-" + time.Now().Format("20060102-150405") + ".zip"

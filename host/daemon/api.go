@@ -10,9 +10,9 @@ import (
 
 	cmds "github.com/ipfs/go-ipfs-cmds"
 	cmdshttp "github.com/ipfs/go-ipfs-cmds/http"
-	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 
 	"github.com/codexchange/codexchange/host/repo"
+	"github.com/codexchange/codexchange/plugin"
 )
 
 // apiPath is where the commands are.
@@ -27,7 +27,7 @@ func (d *daemon) api(s *server, c *repo.Config, root *cmds.Command, env cmds.Env
 	allowed := origins(headers, s.port())
 
 	mux := http.NewServeMux()
-	mux.Handle(apiPath+"/", otelhttp.NewHandler(m.count("api", rpc(headers, allowed, root, env)), "rpc"))
+	mux.Handle(apiPath+"/", traced(m.count("api", rpc(headers, allowed, root, env)), "rpc", command))
 	mux.Handle("GET /debug/metrics/prometheus", m.handler(d.log))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -87,7 +87,7 @@ func (d *daemon) ready(w http.ResponseWriter, _ *http.Request) {
 	}
 	for _, x := range d.node.Exchanges() {
 		if p := x.Plugin(); p != nil {
-			if s := p.Status(); s.State.String() != stateRunning {
+			if s := p.Status(); s.State != plugin.Running {
 				missing = append(missing, fmt.Sprintf("the plugin %s is %v: %v", x.Name, s.State, s.LastErr))
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,8 @@ type Options struct {
 	RepoDir string
 	// Init makes the repo if there is none.
 	Init bool
+	// EnableGC collects garbage when the repo has become too large.
+	EnableGC bool
 	// Out is what a person at a terminal reads: addresses, "Daemon is ready". nil
 	// is nobody.
 	Out io.Writer
@@ -32,8 +35,9 @@ type Options struct {
 }
 
 // A tree makes what is served under /api/v0: the commands, and what they work on.
-// shutdown ends the daemon and returns at once.
-type tree func(n *host.Node, r *repo.Repo, shutdown func()) (*cmds.Command, cmds.Environment)
+// running ends when the daemon begins to stop; shutdown makes it do so and returns at
+// once.
+type tree func(running context.Context, n *host.Node, r *repo.Repo, shutdown func()) (*cmds.Command, cmds.Environment)
 
 // patience is how long a daemon waits for others.
 type patience struct {
@@ -65,13 +69,14 @@ type daemon struct {
 	repo *repo.Repo
 	node *host.Node
 	disk disk
+	gc   bool // Options.EnableGC
 	// serving is between "Daemon is ready" and the begin of the end.
 	serving atomic.Bool
 }
 
 // run is Run with the commands that are served.
 func run(ctx context.Context, o Options, commands tree, p patience) (err error) {
-	d := &daemon{patience: p, out: o.Out, log: o.Log}
+	d := &daemon{patience: p, out: o.Out, log: o.Log, gc: o.EnableGC}
 	if d.out == nil {
 		d.out = io.Discard
 	}
@@ -118,13 +123,14 @@ func run(ctx context.Context, o Options, commands tree, p patience) (err error) 
 
 	m.watch(d)
 
-	root, env := commands(d.node, d.repo, func() { cancel(errShutdown) })
-	root.Walk(d.disk.listen)
+	root, env := commands(ctx, d.node, d.repo, func() { cancel(errShutdown) })
+	failing := func() error { return d.node.Blockstore().Stats().Err }
+	root.Walk(func(c *cmds.Command) { d.disk.listen(c, failing) })
 	servers, err := d.listen(root, env, m)
 	if err != nil {
 		return err
 	}
-	return d.serve(ctx, servers)
+	return d.serve(ctx, cancel, servers)
 }
 
 // openRepo opens the repo, and makes it first if that is wanted.
@@ -189,20 +195,19 @@ func (d *daemon) listen(root *cmds.Command, env cmds.Environment, m *metrics) (_
 	return servers, nil
 }
 
-// serve answers until ctx ends or something fails, and then ends in good order.
-func (d *daemon) serve(ctx context.Context, servers []*server) (err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+// serve answers until ctx ends or something fails, which cancels it, and then ends in
+// good order.
+func (d *daemon) serve(ctx context.Context, cancel context.CancelCauseFunc, servers []*server) (err error) {
 	manager := notifier{log: d.log}
 	for _, s := range servers {
 		go s.run(cancel)
 	}
-	beating := make(chan struct{})
-	go func() {
-		defer close(beating)
-		d.beat(ctx, manager)
-	}()
-	defer func() { <-beating }()
+	var background sync.WaitGroup
+	defer background.Wait()
+	background.Go(func() { d.beat(ctx, manager) })
+	if d.gc {
+		background.Go(func() { d.collect(ctx) })
+	}
 
 	err = d.announce(servers)
 	if err != nil {

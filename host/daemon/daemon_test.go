@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +20,7 @@ import (
 
 	cmds "github.com/ipfs/go-ipfs-cmds"
 	golog "github.com/ipfs/go-log/v2"
+	"github.com/libp2p/go-libp2p/gologshim"
 
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/host/repo"
@@ -340,15 +342,16 @@ func TestDiskFull(t *testing.T) {
 		step("no room is left", nil, minFree-1, "level=ERROR")
 		step("there is room again", nil, room, "level=INFO")
 
-		var fails error
+		var fails, writing error
 		command := &cmds.Command{Run: func(*cmds.Request, cmds.ResponseEmitter, cmds.Environment) error { return fails }}
-		d.listen(command)
+		d.listen(command, func() error { return writing })
+		req := &cmds.Request{Context: t.Context()}
 		for _, fails = range []error{nil, other} {
-			command.Run(nil, nil, nil)
+			command.Run(req, nil, nil)
 			step("a command ends otherwise", nil, room, "")
 		}
 		fails = full
-		if err := command.Run(nil, nil, nil); err != full {
+		if err := command.Run(req, nil, nil); err != full {
 			t.Fatalf("the command returns %v, want %v", err, full)
 		}
 		step("a command finds the disk full", nil, room, "no space left")
@@ -356,6 +359,38 @@ func TestDiskFull(t *testing.T) {
 		step("that is not forgotten at once", nil, room, "")
 		time.Sleep(time.Nanosecond)
 		step("but soon", nil, room, "level=INFO")
+		command.Run(req, nil, nil)
+		step("a command finds the disk full again", nil, room, "no space left")
+		step("a little more room is not enough", nil, room+minFree-1, "")
+		step("but more is", nil, room+minFree, "level=INFO")
+		command.Run(req, nil, nil)
+		step("a command and a write find the disk full", full, 0, "level=ERROR")
+		step("there is room for both", nil, room, "level=INFO")
+
+		// Fetching ends with an error of boxo that has lost the reason.
+		missing := errors.New("failed to fetch all nodes")
+		fails, writing = missing, full
+		if err := command.Run(req, nil, nil); !errors.Is(err, missing) || !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("a fetch on a full disk: got %v, want both %v and %v", err, missing, full)
+		}
+		step("a fetch finds the disk full", nil, room, "no space left")
+		stated := cmds.Errorf(cmds.ErrClient, "no such option")
+		ended, end := context.WithCancel(t.Context())
+		end()
+		for why, c := range map[string]struct {
+			fails, writing error
+			req            *cmds.Request
+		}{
+			"writing fails for another reason": {missing, other, req},
+			"nothing fails to be written":      {missing, nil, req},
+			"the client is at fault":           {stated, full, req},
+			"the client is gone":               {missing, full, &cmds.Request{Context: ended}},
+		} {
+			fails, writing = c.fails, c.writing
+			if err := command.Run(c.req, nil, nil); err != c.fails {
+				t.Errorf("%s: got %v, want %v", why, err, c.fails)
+			}
+		}
 	})
 }
 
@@ -370,28 +405,31 @@ func TestLogLevels(t *testing.T) {
 	if err := golog.SetLogLevel("plugin/some", "debug"); err != nil {
 		t.Fatal(err)
 	}
+	plugin = log.With("plugin", "some") // as if it were loaded again
 	if debug(log) || !debug(plugin) || !debug(plugin.With("more", 1)) {
 		t.Errorf("with plugin/some=debug: the node's is %v, the plugin's %v, want false, true", debug(log), debug(plugin))
 	}
+	gologshim.Logger("of-libp2p").Debug("nobody sees this, but it makes the subsystem known")
+	for _, want := range []string{"codexchange", "plugin/some", "of-libp2p"} {
+		if got := golog.GetSubsystems(); !slices.Contains(got, want) {
+			t.Errorf("subsystems are %q, want %s among them", got, want)
+		}
+	}
 }
 
-// Each request is a span, sent to where the environment says before the daemon has
-// ended.
-func TestTracing(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "traces.json")
-	t.Setenv("OTEL_TRACES_EXPORTER", "file")
-	t.Setenv("OTEL_EXPORTER_FILE_PATH", path)
-	t.Setenv("OTEL_SERVICE_NAME", "a-name-of-our-own")
-	d := start(t)
-	d.do("POST", d.api+"/api/v0/version", nil).want(t, "version", http.StatusOK)
-	d.stop()
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"/api/v0/version", "a-name-of-our-own"} {
-		if !bytes.Contains(got, []byte(want)) {
-			t.Errorf("the spans do not have %s:\n%.2000s", want, got)
+// The environment has the last word on the levels that it names.
+func TestLevelSet(t *testing.T) {
+	t.Setenv("IPFS_LOGGING", "")
+	for _, c := range []struct {
+		env  string
+		want bool
+	}{
+		{"", false}, {"warn", true}, {"bitswap=debug", false}, {"bitswap=debug,warn", true},
+		{"codexchange=warn", true}, {"plugin/codexchange=warn", false},
+	} {
+		t.Setenv("GOLOG_LOG_LEVEL", c.env)
+		if got := levelSet("codexchange"); got != c.want {
+			t.Errorf("with %q: got %v, want %v", c.env, got, c.want)
 		}
 	}
 }

@@ -39,7 +39,8 @@
 // boxo's, on each of Addresses.Gateway: trustless (raw, car), and deserialised unless
 // Gateway.DeserializedResponses is false, with boxo's limits for requests at a time,
 // for the retrieval of a piece, and for a request. localhost is a subdomain gateway.
-// With Gateway.NoFetch it answers from the local store alone.
+// With Gateway.NoFetch it answers from the local store alone. A CAR that cannot be sent
+// to its end ends the connection.
 //
 // # Bounds
 //
@@ -56,8 +57,8 @@
 // # The end
 //
 // When its context ends, a command asks for it, or a server fails, a daemon tells
-// the service manager, removes the api file, and takes no more requests. Those under
-// way have 5 s to end by themselves, and 10 s more after their contexts have ended.
+// the service manager, removes the api file, and takes no more requests. Commands that
+// would go on for ever end at once; whatever else is under way has 5 s to end by itself, and 10 s more after their contexts have ended.
 // Then the node is closed, and the repo.
 //
 // # The service manager
@@ -69,13 +70,25 @@
 //
 // Serving goes on. It is logged when the disk becomes full and when it has room again:
 // by what the write-behind store says, by commands that end for want of room, and by
-// how much is free.
+// how much is free. Commands that fail meanwhile say so too.
+//
+// # Garbage
+//
+// With Options.EnableGC it is collected when the repo takes more than its watermark,
+// or the disk is full; that is looked at each Datastore.GCPeriod. Commands that add and
+// pin wait meanwhile. What is fetched without a pin may go before it has been read.
 //
 // # Metrics
 //
 // Their names begin with codexchange_; metrics.go lists them. Those of a plugin have
-// its name as a label. The ones that libp2p and boxo keep in prometheus'
+// its name as a label. The ones that libp2p and boxo, Bitswap too, keep in prometheus'
 // default registry are shown beside them.
+//
+// # Traces
+//
+// A request to a server is a trace of OpenTelemetry, or a part of the one that its
+// headers name; what is done for it, in plugins too, is a part of it. They are sent
+// where the OTEL_* environment says, by package plugin/tracing.
 //
 // # Goroutines
 //
@@ -84,6 +97,7 @@
 //	net/http           one or two per connection; requests are waited for, as above
 //	boxo's gateway     one per request, for its time-out; ends with it
 //	daemon.beat        one: disk and watchdog; ends with the daemon, which waits
+//	daemon.collect     one with Options.EnableGC; ends with the daemon, which waits
 //	collector.Collect  one per exchange and scrape; waited for
 //	OpenTelemetry      one per exporter, if there are any; ends with startTracing's end
 package daemon

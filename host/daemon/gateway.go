@@ -4,13 +4,13 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/boxo/blockservice"
 	"github.com/ipfs/boxo/exchange/offline"
 	"github.com/ipfs/boxo/gateway"
 	"github.com/ipfs/boxo/path"
-	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 
 	"github.com/codexchange/codexchange/host/repo"
 )
@@ -51,7 +51,7 @@ func (d *daemon) gateway(c *repo.Gateway, m *metrics) (http.Handler, int, error)
 	if config.MaxConcurrentRequests > 0 {
 		conns = config.MaxConcurrentRequests + spareConns
 	}
-	return otelhttp.NewHandler(h, "gateway"), conns, nil
+	return whole(traced(h, "gateway", method)), conns, nil
 }
 
 // gatewayConfig is boxo's configuration for ours. What is not set is as boxo has
@@ -82,9 +82,39 @@ func gatewayConfig(c *repo.Gateway) gateway.Config {
 	return config
 }
 
+// whole ends the connection when a CAR could not be sent to its end. boxo notes why in
+// a header that has been sent before, and what was streamed so far would look like
+// all there is.
+func whole(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		cut := new(atomic.Bool)
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), cutKey{}, cut)))
+		if cut.Load() {
+			panic(http.ErrAbortHandler) // which net/http does not log
+		}
+	})
+}
+
+// cutKey is where a request has an *atomic.Bool that says that its CAR has no end.
+type cutKey struct{}
+
+// A cuttable is a CAR that may end before its end.
+type cuttable struct {
+	io.ReadCloser
+	cut *atomic.Bool
+}
+
+func (c cuttable) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		c.cut.Store(true)
+	}
+	return n, err
+}
+
 // rooted is boxo's backend, but for CARs: boxo begins to send before it knows
 // whether it has the root, so that one it cannot get looks like a CAR without
-// blocks, where the specification wants 404.
+// blocks, where the specification wants 404. And whole hears of one that ends early.
 type rooted struct {
 	*gateway.BlocksBackend
 	service blockservice.BlockService
@@ -95,5 +125,9 @@ func (b rooted) GetCAR(ctx context.Context, p path.ImmutablePath, params gateway
 	if _, err := b.service.GetBlock(ctx, p.RootCid()); err != nil {
 		return gateway.ContentPathMetadata{}, nil, err
 	}
-	return b.BlocksBackend.GetCAR(ctx, p, params)
+	md, r, err := b.BlocksBackend.GetCAR(ctx, p, params)
+	if cut, ok := ctx.Value(cutKey{}).(*atomic.Bool); ok && err == nil {
+		r = cuttable{r, cut}
+	}
+	return md, r, err
 }

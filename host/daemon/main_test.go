@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
 	cmds "github.com/ipfs/go-ipfs-cmds"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -25,7 +27,9 @@ import (
 func TestMain(m *testing.M) {
 	host.Main()
 	// leveldb waits in one of its goroutines for a second after Close has returned.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"),
+	// boxo's client of delegated routers brings a goroutine of OpenCensus that never ends.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"),
+		goleak.IgnoreAnyFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"),
 		goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run")) // one for the process, which ends by itself
 }
 
@@ -93,7 +97,7 @@ func launch(t *testing.T, o Options, settings ...setting) *running {
 	}
 	o.Out = d.out
 	if o.Log == nil {
-		o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+		o.Log = testLog(t)
 	}
 	go func() {
 		defer close(d.ended)
@@ -297,7 +301,7 @@ func newEnv() *env {
 }
 
 // tree has a few commands, one of each kind.
-func (e *env) tree(n *host.Node, r *repo.Repo, shutdown func()) (*cmds.Command, cmds.Environment) {
+func (e *env) tree(_ context.Context, n *host.Node, r *repo.Repo, shutdown func()) (*cmds.Command, cmds.Environment) {
 	e.node, e.repo, e.shutdown = n, r, shutdown
 	file := []cmds.Argument{cmds.FileArg("data", true, false, "")}
 	return &cmds.Command{
@@ -349,6 +353,40 @@ func (e *env) tree(n *host.Node, r *repo.Repo, shutdown func()) (*cmds.Command, 
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// testLog is a log that a test shows.
+func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+
+// newBlock stores a block that no pin keeps.
+func newBlock(t *testing.T, d *running, size int) cid.Cid {
+	t.Helper()
+	b := blocks.NewBlock(bytes.Repeat([]byte("garbage"), size/7+1)[:size])
+	if err := d.env.node.BlockService().AddBlock(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Cid()
+}
+
+// neighbour is a node with some exchanges in this process that is connected to d, and
+// has a block, whose CID it returns. It ends with the test.
+func neighbour(t *testing.T, d *running, use ...string) cid.Cid {
+	t.Helper()
+	n, err := host.New(host.Options{
+		Dir: t.TempDir(), Use: use, Plugins: map[string]host.Plugin{host.Blockexc: {InProcess: true}}, Log: testLog(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	b := blocks.NewBlock([]byte("of the neighbour"))
+	if err := n.BlockService().AddBlock(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.env.node.Connect(t.Context(), n.AddrInfo()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Cid()
+}
 
 // receive takes one value from a channel.
 func receive[T any](t *testing.T, what string, ch <-chan T) T {

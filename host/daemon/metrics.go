@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	metricsprometheus "github.com/ipfs/go-metrics-prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -33,12 +34,6 @@ const (
 	maxEventName = 64
 )
 
-// stateRunning is the state of a plugin that works.
-const stateRunning = "running"
-
-// states are those of a plugin, as its Status says them.
-var states = []string{"starting", stateRunning, "restarting", "given up", "stopped"}
-
 // metrics is what a daemon counts. It has a registry of its own, because a process
 // may run several daemons, one after the other or in tests; what libp2p and boxo
 // count of the whole process is in the default one. Both are shown.
@@ -49,6 +44,7 @@ type metrics struct {
 }
 
 func newMetrics() *metrics {
+	countBoxo()
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -61,6 +57,11 @@ func newMetrics() *metrics {
 	m.registry.MustRegister(m.requests, m.inFlight)
 	return m
 }
+
+// countBoxo has boxo's counters kept in the default registry, those of Bitswap for one.
+// They are made when what they count is, so it comes before; once in a process. A
+// program that has chosen another place for them keeps it.
+var countBoxo = sync.OnceFunc(func() { _ = metricsprometheus.Inject() })
 
 // watch adds what the node of d counts. It must run until nobody scrapes any more.
 func (m *metrics) watch(d *daemon) {
@@ -202,8 +203,8 @@ func (s sink) counts(exchange string, blocks, duplicates, bytes uint64) {
 
 func (s sink) plugin(ctx context.Context, name string, p *plugin.Plugin) {
 	status := p.Status()
-	for _, state := range states {
-		s.gauge(pluginState, number(status.State.String() == state), name, state)
+	for _, state := range plugin.States() {
+		s.gauge(pluginState, number(status.State == state), name, state.String())
 	}
 	s.gauge(pluginSince, float64(status.Since.UnixMilli())/1e3, name)
 	s.counter(pluginRestarts, float64(status.Restarts), name)

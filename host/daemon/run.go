@@ -15,7 +15,7 @@ import (
 // went wrong, joined. A repo that another process has is a *repo.LockedError, which
 // says where that can be reached.
 func Run(ctx context.Context, o Options) error {
-	return run(ctx, o, func(n *host.Node, r *repo.Repo, shutdown func()) (*cmds.Command, cmds.Environment) {
-		return commands.Root(), commands.NewEnv(n, r, shutdown)
+	return run(ctx, o, func(ctx context.Context, n *host.Node, r *repo.Repo, shutdown func()) (*cmds.Command, cmds.Environment) {
+		return commands.Root(), commands.NewEnv(ctx, n, r, shutdown)
 	}, defaultPatience)
 }

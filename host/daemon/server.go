@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -59,6 +60,9 @@ func (d *daemon) newServer(name, addr string, conns int) (*server, error) {
 		return nil, errs.E(errs.Invalid, errs.Caller, op, addr, err)
 	}
 	l, err := listen(a)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w: another program has it, perhaps another node: end that, or change Addresses.%s%s", err, strings.ToUpper(name[:1]), name[1:])
+	}
 	if err != nil {
 		return nil, errs.E(errs.Other, errs.Caller, op, addr, err)
 	}

@@ -88,8 +88,9 @@ func (s *Store) RecentlyGood(n int) []peer.AddrInfo {
 	slices.SortFunc(all, func(a, b good) int {
 		return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(a.e.id, b.e.id))
 	})
-	out := make([]peer.AddrInfo, 0, min(n, len(all)))
-	for _, g := range all[:min(max(n, 0), len(all))] {
+	all = all[:min(max(n, 0), len(all))]
+	out := make([]peer.AddrInfo, 0, len(all))
+	for _, g := range all {
 		addrs := slices.Clone(g.e.addrs)
 		slices.SortStableFunc(addrs, func(a, b address) int { return cmp.Compare(b.good, a.good) })
 		info := peer.AddrInfo{ID: g.e.id}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/list"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/event"
@@ -242,6 +243,10 @@ func (s *Store) untell(p peer.ID) {
 
 // Attach emits events on a host's bus from now on, and those that came up since
 // New. It can be done once.
+//
+// A change of the protocols of a connected peer is emitted as libp2p's own event as
+// well, so that those who follow that hear of it whoever made it. Of what identify
+// push brings they hear twice.
 func (s *Store) Attach(bus event.Bus) error {
 	const op = "attach peerstore to event bus"
 	s.mu.Lock()
@@ -257,7 +262,7 @@ func (s *Store) Attach(bus event.Bus) error {
 		return errs.Errorf(errs.Invalid, errs.Caller, op, "got a second bus, want one")
 	}
 	var emitters []event.Emitter
-	for _, of := range []any{new(EvtPeerDiscovered), new(EvtPeerAddrsChanged), new(EvtPeerProtocolsChanged)} {
+	for _, of := range []any{new(EvtPeerDiscovered), new(EvtPeerAddrsChanged), new(EvtPeerProtocolsChanged), new(event.EvtPeerProtocolsUpdated)} {
 		e, err := bus.Emitter(of) // may wait for subscribers of the bus: not under the lock
 		if err != nil {
 			closeAll(emitters)
@@ -286,17 +291,28 @@ func (s *Store) forward(emitters []event.Emitter) {
 		if err != nil {
 			return
 		}
-		to := emitters[0]
-		switch e.(type) {
+		switch e := e.(type) {
+		case EvtPeerDiscovered:
+			err = emitters[0].Emit(e)
 		case EvtPeerAddrsChanged:
-			to = emitters[1]
+			err = emitters[1].Emit(e)
 		case EvtPeerProtocolsChanged:
-			to = emitters[2]
+			err = emitters[2].Emit(e)
+			if s.isConnected(e.Peer) {
+				err = errors.Join(err, emitters[3].Emit(event.EvtPeerProtocolsUpdated{Peer: e.Peer, Added: e.Added, Removed: e.Removed}))
+			}
 		}
-		if err := to.Emit(e); err != nil {
+		if err != nil {
 			s.options.Log.Error("emit event of peerstore", "event", e.Name(), "peer", e.Of(), "err", err)
 		}
 	}
+}
+
+func (s *Store) isConnected(p peer.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.peers[p]
+	return e != nil && e.conns > 0
 }
 
 // awaitForward waits for forward, but not for ever: a subscriber of the bus that

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -11,8 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ipfs/boxo/autoconf"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // maxProvideInterval is how long the DHT keeps what it was told.
@@ -30,11 +33,11 @@ func (c *Config) check(p *problems) {
 	p.addrs("Addresses.API", a.API)
 	p.addrs("Addresses.Gateway", a.Gateway)
 	for i, s := range c.Bootstrap {
-		if s != autoBootstrap {
+		if s != auto {
 			p.peerAddr(index("Bootstrap", i), s)
 		}
 	}
-	p.oneOf("Routing.Type", c.Routing.Type, RoutingTypes)
+	c.Routing.check(p)
 	for i, peering := range c.Peering.Peers {
 		path := index("Peering.Peers", i)
 		if _, err := peer.Decode(peering.ID); err != nil {
@@ -102,8 +105,30 @@ func (i *Identity) check(p *problems) {
 	}
 }
 
+func (r *Routing) check(p *problems) {
+	if r.Type.Or("") == "custom" {
+		p.add("Routing.Type", "found %q, want one of %s: routers cannot be put together one by one (Routing.Routers); "+
+			"delegated asks those of Routing.DelegatedRouters", "custom", strings.Join(RoutingTypes, ", "))
+	}
+	p.oneOf("Routing.Type", r.Type, RoutingTypes)
+	for i, url := range r.DelegatedRouters {
+		if url == auto {
+			continue
+		}
+		if _, err := autoconf.DetermineKnownCapabilities(url, true, false); err != nil || !isHTTP(url) {
+			p.add(index("Routing.DelegatedRouters", i), `found %q, want "auto" or the URL of a router, without a path or with one such as %s`,
+				clip(url), autoconf.RoutingV1ProvidersPath)
+		}
+	}
+}
+
+func isHTTP(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+}
+
 func (s *Swarm) check(p *problems) {
-	p.addrs("Swarm.AddrFilters", s.AddrFilters)
+	p.ranges("Swarm.AddrFilters", s.AddrFilters)
 	m := &s.ConnMgr
 	p.oneOf("Swarm.ConnMgr.Type", m.Type, []string{"basic", "none"})
 	p.atLeast("Swarm.ConnMgr.LowWater", m.LowWater, 0)
@@ -168,9 +193,21 @@ func (p *problems) addrs(path string, list []string) {
 	}
 }
 
+func (p *problems) ranges(path string, list []string) {
+	for i, s := range list {
+		m, err := multiaddr.NewMultiaddr(s)
+		if err == nil {
+			_, err = manet.MultiaddrToIPNet(m)
+		}
+		if err != nil {
+			p.add(index(path, i), `found %q, want a range such as "/ip4/10.0.0.0/ipcidr/8"`, clip(s))
+		}
+	}
+}
+
 func (p *problems) peerAddr(path, s string) {
 	if _, err := peer.AddrInfoFromString(s); err != nil {
-		p.add(path, "found %q, want %q or a multiaddr that ends with /p2p/ and a peer id", clip(s), autoBootstrap)
+		p.add(path, "found %q, want %q or a multiaddr that ends with /p2p/ and a peer id", clip(s), auto)
 	}
 }
 

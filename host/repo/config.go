@@ -70,12 +70,14 @@ type MDNS struct {
 
 // Routing is how it is found out who has a block.
 type Routing struct {
-	Type Optional[string] // one of RoutingTypes; "auto"
+	Type                      Optional[string] // one of RoutingTypes; "auto"
+	DelegatedRouters          []string         // URLs; "auto" stands for the public ones. Of types auto, autoclient and delegated
+	LoopbackAddressesOnLanDHT Optional[bool]   // false; true makes a DHT of the nodes of one machine
 	Unknown
 }
 
 // RoutingTypes are the values of Routing.Type.
-var RoutingTypes = []string{"auto", "autoclient", "dht", "dhtclient", "dhtserver", "none"}
+var RoutingTypes = []string{"auto", "autoclient", "delegated", "dht", "dhtclient", "dhtserver", "none"}
 
 // Peering is which peers the node stays connected to.
 type Peering struct {

@@ -91,6 +91,39 @@ func TestUnknownKeysStay(t *testing.T) {
 	}
 }
 
+// Kubo's routing "custom" is refused, and it is said what to do instead.
+func TestCustomRouting(t *testing.T) {
+	text := strings.Replace(strange(t), `"Alpha": []`, `"Routing": {"Type": "custom", "Routers": {}}`, 1)
+	_, err := ParseConfig([]byte(text))
+	for _, want := range []string{`Routing.Type: found "custom", want one of auto, autoclient, delegated, `, "Routing.DelegatedRouters"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want an error with %q", err, want)
+		}
+	}
+}
+
+// What the words "auto" stand for depends on what the type of routing does itself.
+func TestAuto(t *testing.T) {
+	c := newConfig(Identity{})
+	for kind, want := range map[string][]string{
+		"auto":      {"https://cid.contact/routing/v1/providers"},
+		"delegated": {"https://cid.contact/routing/v1/providers", "https://delegated-ipfs.dev/routing/v1/ipns", "https://delegated-ipfs.dev/routing/v1/peers", "https://delegated-ipfs.dev/routing/v1/providers"},
+	} {
+		c.Routing.Type = Some(kind)
+		got := c.Routers()
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("routers of type %s: got %q, want %q", kind, got, want)
+		}
+	}
+	c.Routing.DelegatedRouters = []string{"http://127.0.0.1:1"}
+	if got, want := c.Routers(), c.Routing.DelegatedRouters; !slices.Equal(got, want) {
+		t.Errorf("routers that are named: got %q, want %q", got, want)
+	}
+	if err := c.Apply("test"); err != nil || len(c.Routers()) > 0 || len(c.Bootstrap) > 0 || c.Routing.Type.Or("") != "none" || c.Discovery.MDNS.Enabled {
+		t.Errorf("profile test: got %+v, %v, %v, want nobody looked for", c.Routing, c.Bootstrap, err)
+	}
+}
+
 // Whatever is wrong is named in one error: the key, what was found, what is wanted.
 func TestWrongValues(t *testing.T) {
 	good := strange(t)
@@ -112,7 +145,9 @@ func TestWrongValues(t *testing.T) {
 		{`"PrivKey": "`, `"PrivKey": "!`, `Identity.PrivKey: found something that is not base64, want a private key`},
 		{`"Zebra": {`, `"Bootstrap": ["auto", "/ip4/1.2.3.4"], "Zebra": {`, `Bootstrap[1]: found "/ip4/1.2.3.4", want "auto" or a multiaddr that ends with /p2p/`},
 		{`"Gateway": ["/ip4/127.0.0.1/tcp/2"`, `"Gateway": ["8080"`, `Addresses.Gateway[0]: found "8080", want a multiaddr`},
-		{`"Peering": {`, `"Routing": {"Type": "magic"}, "API": {"Authorizations": {"me": {"AuthSecret": "digest:hunter2"}}}, "Peering": {`, `Routing.Type: found "magic", want one of auto, `},
+		{`"Peering": {`, `"Routing": {"Type": "magic", "DelegatedRouters": ["auto", "ftp://x", "http://x/routing/v2"]}, "API": {"Authorizations": {"me": {"AuthSecret": "digest:hunter2"}}}, "Peering": {`, `Routing.Type: found "magic", want one of auto, `},
+		{``, ``, `Routing.DelegatedRouters[1]: found "ftp://x", want "auto" or the URL of a router`},
+		{``, ``, `Routing.DelegatedRouters[2]: found "http://x/routing/v2", want "auto" or the URL of a router`},
 		{``, ``, `API.Authorizations.me.AuthSecret: found none or one of another type, want "bearer:token" or`},
 	} {
 		if !strings.Contains(text, c.from) {

@@ -54,12 +54,15 @@ type Imported struct {
 	Gone    int     // collected by Kubo before they could be taken
 	Skipped int     // files that are no blocks
 	Odd     string  // the first of them
+	Pins    int     // those of Kubo
 	// Notes are what a person should know, one to a line.
 	Notes []string
+
+	noPins errPins // why they could not be imported
 }
 
-// ImportKubo makes a repo in dest, as [Init] does, with the identity and the
-// blocks of the Kubo repo in src. Blocks are linked, or copied where that cannot
+// ImportKubo makes a repo in dest, as [Init] does, with the identity, the blocks
+// and, if they can be read, the pins of the Kubo repo in src. Blocks are linked, or copied where that cannot
 // be done. Nothing in src is changed: a link only counts one more name.
 //
 // If it does not come to its end it may be run again, and goes on where it was.
@@ -80,6 +83,9 @@ func ImportKubo(ctx context.Context, src, dest string, o ImportOptions) (Importe
 
 	c, err := create("init repo", dest, InitOptions{Key: k.key, Profiles: o.Profiles}, func() error {
 		err := im.run()
+		if err == nil {
+			err = im.pins(k.datastore, filepath.Join(dest, datastoreName))
+		}
 		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 			return errs.E(errs.Other, errs.Caller, op, src, context.Cause(ctx))
 		}
@@ -102,7 +108,10 @@ func ImportKubo(ctx context.Context, src, dest string, o ImportOptions) (Importe
 func (d *Imported) note(key crypto.PrivKey) {
 	add := func(format string, args ...any) { d.Notes = append(d.Notes, fmt.Sprintf(format, args...)) }
 	add("This node and Kubo now have the same peer id, %s. Never run both at once.", d.Config.Identity.PeerID)
-	add("Pins, MFS and Kubo's configuration are not imported. Pin what you want to keep before you collect garbage.")
+	if d.noPins.err != nil {
+		add("Pins are not imported: %v. Pin what you want to keep before you collect garbage.", d.noPins)
+	}
+	add("MFS and Kubo's configuration are not imported. Pin what is only in MFS before you collect garbage.")
 	if d.Linked > 0 {
 		add("%d blocks share their place on the disk with Kubo's. It is free again when neither has them.", d.Linked)
 	}
@@ -119,9 +128,10 @@ func (d *Imported) note(key crypto.PrivKey) {
 
 // A kuboRepo is what is needed of one.
 type kuboRepo struct {
-	key    crypto.PrivKey
-	blocks string            // directory
-	shard  *flatfs.ShardIdV1 // how it is laid out
+	key       crypto.PrivKey
+	blocks    string            // directory
+	shard     *flatfs.ShardIdV1 // how it is laid out
+	datastore string            // directory of a leveldb with all but the blocks; empty if it is another store
 }
 
 // openKubo reads what Kubo wrote.
@@ -170,14 +180,14 @@ func openKubo(dir string) (*kuboRepo, error) {
 	if err := json.Unmarshal(spec, &s); err != nil {
 		return nil, fmt.Errorf("datastore spec: %w", err)
 	}
-	leaf := s.blocks()
+	leaf := s.at("/blocks")
 	if leaf.Type != "flatfs" {
 		return nil, fmt.Errorf("its blocks are in a store of type %q, want flatfs: "+
 			"make an empty repo with init and move them with \"ipfs dag export\" there and \"dag import\" here", clip(leaf.Type))
 	}
-	k.blocks = leaf.Path
-	if !filepath.IsAbs(k.blocks) {
-		k.blocks = filepath.Join(dir, k.blocks)
+	k.blocks = within(dir, leaf.Path)
+	if rest := s.at("/"); rest.Type == "levelds" {
+		k.datastore = within(dir, rest.Path)
 	}
 	if k.shard, err = readShards(k.blocks); err != nil {
 		return nil, err
@@ -219,24 +229,32 @@ type kuboSpec struct {
 	Child  *kuboSpec
 }
 
-// blocks is the store that has the blocks.
-func (s kuboSpec) blocks() kuboSpec {
+// at is the store that is mounted at a point, or that at "/".
+func (s kuboSpec) at(point string) kuboSpec {
 	for {
 		switch {
 		case s.Child != nil:
 			s = *s.Child
 		case s.Type == "mount":
-			var at kuboSpec
+			var found kuboSpec
 			for _, m := range s.Mounts {
-				if m.Mountpoint == "/blocks" || m.Mountpoint == "/" && at.Mountpoint == "" {
-					at = m
+				if m.Mountpoint == point || m.Mountpoint == "/" && found.Mountpoint == "" {
+					found = m
 				}
 			}
-			s = at
+			s = found
 		default:
 			return s
 		}
 	}
+}
+
+// within is a path of a spec: those that are not absolute are below dir.
+func within(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
 }
 
 // hasKuboSpec reports whether the config in dir describes datastores as Kubo's

@@ -12,8 +12,14 @@ import (
 
 	"github.com/ipfs/boxo/blockstore"
 	"github.com/ipfs/boxo/datastore/dshelp"
+	"github.com/ipfs/boxo/ipld/merkledag"
+	pin "github.com/ipfs/boxo/pinning/pinner"
+	"github.com/ipfs/boxo/pinning/pinner/dspinner"
 	blocks "github.com/ipfs/go-block-format"
+	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-datastore/query"
 	flatfs "github.com/ipfs/go-ds-flatfs"
+	leveldb "github.com/ipfs/go-ds-leveldb"
 	fslock "github.com/ipfs/go-fs-lock"
 
 	"github.com/codexchange/codexchange/exchange/errs"
@@ -74,7 +80,7 @@ func newKuboLaidOut(t *testing.T, dir, layout string) Identity {
 	write(t, filepath.Join(dir, "config"), string(config))
 	write(t, filepath.Join(dir, "version"), "18\n")
 	write(t, filepath.Join(dir, "datastore_spec"), strings.Replace(kuboSpecText, nextToLast2, layout, 1))
-	write(t, filepath.Join(dir, "datastore", "CURRENT"), "MANIFEST-000000\n")
+	pinAll(t, filepath.Join(dir, "datastore"))
 	write(t, filepath.Join(dir, "blocks", "SHARDING"), layout+"\n")
 	write(t, filepath.Join(dir, "blocks", "_README"), "This is a repository of IPLD objects.")
 	write(t, filepath.Join(dir, "blocks", "diskUsage.cache"), `{"diskUsage":4096,"accuracy":"initial-exact"}`)
@@ -91,6 +97,75 @@ func newKuboLaidOut(t *testing.T, dir, layout string) Identity {
 		}
 	}
 	return id
+}
+
+// pinAll pins the blocks of a Kubo repo, every third by itself, as Kubo's pinner does.
+func pinAll(t *testing.T, datastore string) {
+	t.Helper()
+	store, err := leveldb.NewDatastore(datastore, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	pins := openPins(t, store)
+	for i := range kuboBlocks {
+		if err := pins.PinWithMode(t.Context(), kuboBlock(i).Cid(), kuboMode(i), fmt.Sprint("name ", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.Put(t.Context(), ds.NewKey("/local/filesroot"), []byte("of MFS")); err != nil {
+		t.Fatal(err)
+	}
+	if err := pins.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func openPins(t *testing.T, store ds.Datastore) pin.Pinner {
+	t.Helper()
+	pins, err := dspinner.New(t.Context(), store, merkledag.NewDAGService(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pins
+}
+
+func kuboMode(i int) pin.Mode {
+	if i%3 == 0 {
+		return pin.Direct
+	}
+	return pin.Recursive
+}
+
+// hasPins checks that all pins of a Kubo repo are in the repo in dir, with their names,
+// and nothing else.
+func hasPins(t *testing.T, dir string) {
+	t.Helper()
+	r := open(t, dir)
+	defer r.Close()
+	pins, got := openPins(t, r.Datastore()), 0
+	for i := range kuboBlocks {
+		found, err := pins.CheckIfPinnedWithType(t.Context(), kuboMode(i), true, kuboBlock(i).Cid())
+		if err != nil || len(found) != 1 || !found[0].Pinned() || found[0].Name != fmt.Sprint("name ", i) {
+			t.Fatalf("pin %d: got %+v, %v, want it with its name", i, found, err)
+		}
+	}
+	all, err := r.Datastore().Query(t.Context(), query.Query{KeysOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.Close()
+	for e := range all.Next() {
+		if e.Error != nil || !strings.HasPrefix(e.Key, pinsPrefix+"/") {
+			t.Errorf("datastore: got %s, %v, want pins alone", e.Key, e.Error)
+		}
+		if strings.HasPrefix(e.Key, pinPrefix) {
+			got++
+		}
+	}
+	if got != kuboBlocks {
+		t.Errorf("got %d pins, want %d", got, kuboBlocks)
+	}
 }
 
 // playKubo has the lock of a repo as Kubo has it.
@@ -164,7 +239,7 @@ func TestImport(t *testing.T) {
 			if c.copy {
 				linked, copied = copied, linked
 			}
-			if got.Blocks != kuboBlocks || got.Linked != linked || got.Copied != copied || got.Gone != 0 || got.Skipped != 2 || got.Total != kuboBlocks+1 {
+			if got.Blocks != kuboBlocks || got.Linked != linked || got.Copied != copied || got.Gone != 0 || got.Skipped != 2 || got.Pins != kuboBlocks || got.Total != kuboBlocks+1 {
 				t.Errorf("got %+v, want %d blocks, %d of them linked", got, kuboBlocks, linked)
 			}
 			if last.Blocks != kuboBlocks || last.Bytes != got.Bytes {
@@ -174,12 +249,13 @@ func TestImport(t *testing.T) {
 				t.Errorf("identity: got %s, want %s", got.PeerID, id.PeerID)
 			}
 			notes := strings.Join(got.Notes, "\n")
-			for _, want := range []string{id.PeerID, "Pins", "only secp256k1", "2 files among the blocks"} {
+			for _, want := range []string{id.PeerID, "MFS", "only secp256k1", "2 files among the blocks"} {
 				if !strings.Contains(notes, want) {
 					t.Errorf("notes: got %s, want something about %q", notes, want)
 				}
 			}
 			hasBlocks(t, dest)
+			hasPins(t, dest)
 			if after := tree(t, src); after != before {
 				t.Errorf("the source after the repo was used: got %s\nwant %s", after, before)
 			}
@@ -281,6 +357,53 @@ func TestImportAgain(t *testing.T) {
 		t.Errorf("again: got %+v, want %d blocks, %d of them there before", again, kuboBlocks, got.Linked)
 	}
 	hasBlocks(t, dest)
+	hasPins(t, dest)
+}
+
+// Pins that cannot be read are no reason to refuse the blocks; it is said why, and
+// nothing is made where they are.
+func TestImportWithoutPins(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(t *testing.T, src string)
+		want  string
+	}{
+		"Kubo runs": {func(t *testing.T, src string) {
+			store, err := leveldb.NewDatastore(filepath.Join(src, "datastore"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { store.Close() })
+		}, "Kubo is running on its repo"},
+		"no leveldb": {func(t *testing.T, src string) {
+			if err := emptyDir(filepath.Join(src, "datastore")); err != nil {
+				t.Fatal(err)
+			}
+		}, "is no leveldb"},
+		"damaged": {func(t *testing.T, src string) {
+			write(t, filepath.Join(src, "datastore", "CURRENT"), "MANIFEST-999999\n")
+		}, "Pins are not imported"},
+		"another store": {func(t *testing.T, src string) {
+			write(t, filepath.Join(src, "datastore_spec"), strings.Replace(kuboSpecText, "levelds", "badgerds", 1))
+		}, "another type than levelds"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src, dest := filepath.Join(t.TempDir(), "ipfs"), filepath.Join(t.TempDir(), "ours")
+			newKubo(t, src)
+			c.spoil(t, src)
+			before := tree(t, src)
+			got, err := ImportKubo(t.Context(), src, dest, ImportOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if notes := strings.Join(got.Notes, "\n"); got.Pins != 0 || !strings.Contains(notes, c.want) || !strings.Contains(notes, "Pin what you want to keep") {
+				t.Errorf("got %d pins, %s, want none, and %q", got.Pins, notes, c.want)
+			}
+			if after := tree(t, src); after != before {
+				t.Errorf("the source after: got %s\nwant %s", after, before)
+			}
+			hasBlocks(t, dest)
+		})
+	}
 }
 
 // What cannot be imported is refused with what to do, before anything is made.

@@ -7,12 +7,14 @@ import (
 
 	"github.com/ipfs/boxo/autoconf"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
 
 	"github.com/codexchange/codexchange/exchange/errs"
 )
 
-// autoBootstrap stands for DefaultBootstrap in a list of bootstrap peers.
-const autoBootstrap = "auto"
+// auto stands in a list for what the public network uses: DefaultBootstrap, or the
+// public routers.
+const auto = "auto"
 
 // DefaultBootstrap are the multiaddrs of the peers through which the public IPFS
 // network is joined.
@@ -23,7 +25,7 @@ func (c *Config) BootstrapPeers() ([]peer.AddrInfo, error) {
 	var peers []peer.AddrInfo
 	for i, s := range c.Bootstrap {
 		list := []string{s}
-		if s == autoBootstrap {
+		if s == auto {
 			list = DefaultBootstrap()
 		}
 		for _, s := range list {
@@ -37,6 +39,38 @@ func (c *Config) BootstrapPeers() ([]peer.AddrInfo, error) {
 	return peers, nil
 }
 
+// Routers are the URLs of the routers that Routing.DelegatedRouters names, none of
+// a router that does what the type of routing does by itself.
+func (c *Config) Routers() []string {
+	native := []string{autoconf.SystemAminoDHT}
+	if c.Routing.Type.Or("") == "delegated" {
+		native = nil
+	}
+	return autoconf.ExpandDelegatedEndpoints(c.Routing.DelegatedRouters, autoconf.GetMainnetFallbackConfig(), native,
+		autoconf.RoutingV1ProvidersPath, autoconf.RoutingV1PeersPath, autoconf.RoutingV1IPNSPath)
+}
+
+// PeeringPeers are the peers that Peering names.
+func (c *Config) PeeringPeers() ([]peer.AddrInfo, error) {
+	var peers []peer.AddrInfo
+	for i, p := range c.Peering.Peers {
+		id, err := peer.Decode(p.ID)
+		info := peer.AddrInfo{ID: id}
+		for _, s := range p.Addrs {
+			var a multiaddr.Multiaddr
+			if err == nil {
+				a, err = multiaddr.NewMultiaddr(s)
+			}
+			info.Addrs = append(info.Addrs, a)
+		}
+		if err != nil {
+			return nil, errs.E(errs.Invalid, errs.Caller, "read config key", index("Peering.Peers", i), err)
+		}
+		peers = append(peers, info)
+	}
+	return peers, nil
+}
+
 // newConfig is the configuration of a new node.
 func newConfig(id Identity) *Config {
 	return &Config{
@@ -46,7 +80,8 @@ func newConfig(id Identity) *Config {
 			API:     Strings{"/ip4/127.0.0.1/tcp/5001"},
 			Gateway: Strings{"/ip4/127.0.0.1/tcp/8080"},
 		},
-		Bootstrap: []string{autoBootstrap},
+		Bootstrap: []string{auto},
+		Routing:   Routing{DelegatedRouters: []string{auto}},
 		Discovery: Discovery{MDNS: MDNS{Enabled: true}},
 		Datastore: Datastore{
 			StorageMax:         DefaultStorageMax,
@@ -85,6 +120,7 @@ var profiles = []Profile{{
 		c.Addresses.API = Strings{free}
 		c.Addresses.Gateway = Strings{free}
 		c.Bootstrap = nil
+		c.Routing.DelegatedRouters = nil
 		c.Swarm.DisableNatPortMap = true
 		c.Discovery.MDNS.Enabled = false
 		c.Routing.Type = Some("none")

@@ -27,7 +27,7 @@ type record struct {
 	Round    int     `json:"round"`              // from 1
 	Figures  figures `json:"figures,omitempty"`
 	Failed   string  `json:"failed,omitempty"`  // the run was tried and did not end well
-	Skipped  string  `json:"skipped,omitempty"` // the suite cannot run here
+	Skipped  string  `json:"skipped,omitempty"` // the case, or the whole suite, cannot run here
 }
 
 // A benchCase is one thing to measure.
@@ -35,6 +35,8 @@ type benchCase struct {
 	name     string
 	exchange string // "" if none takes part
 	run      func(context.Context) (figures, error)
+	// possible says why the case cannot run here; nil: it can if its suite can.
+	possible func(context.Context) error
 }
 
 func (c benchCase) String() string { return strings.TrimSuffix(c.name+"/"+c.exchange, "/") }
@@ -52,6 +54,7 @@ type bench struct {
 	out       io.Writer     // records
 	progress  io.Writer
 
+	built   bool   // the program host is in dir
 	started string // Run of all records
 	label   string // of the run under way, for file names
 }
@@ -76,18 +79,33 @@ func (b *bench) run(ctx context.Context, chosen []suite) error {
 		}
 	}
 	b.started = time.Now().UTC().Format(time.RFC3339Nano)
-	failed, ran := 0, 0
+	failed, ran, skipped := 0, 0, 0
 	for _, s := range chosen {
 		if s.possible != nil {
 			if err := s.possible(ctx); err != nil {
 				if err := b.record(record{Suite: s.name, Skipped: err.Error()}); err != nil {
 					return err
 				}
-				ran++
+				skipped++
 				continue
 			}
 		}
-		cases := slices.DeleteFunc(s.cases(b), func(c benchCase) bool { return !b.only.MatchString(c.String()) })
+		var cases []benchCase
+		for _, c := range s.cases(b) {
+			if !b.only.MatchString(c.String()) {
+				continue
+			}
+			if c.possible != nil {
+				if err := c.possible(ctx); err != nil {
+					if err := b.record(record{Suite: s.name, Case: c.name, Exchange: c.exchange, Skipped: err.Error()}); err != nil {
+						return err
+					}
+					skipped++
+					continue
+				}
+			}
+			cases = append(cases, c)
+		}
 		for round := 1; round <= b.rounds; round++ {
 			for _, c := range cases {
 				ok, err := b.once(ctx, s, c, round)
@@ -103,7 +121,7 @@ func (b *bench) run(ctx context.Context, chosen []suite) error {
 		}
 	}
 	switch {
-	case ran == 0:
+	case ran+skipped == 0:
 		return fmt.Errorf("no case matches %q", b.only)
 	case failed > 0:
 		return fmt.Errorf("%d of %d runs failed", failed, ran)
@@ -111,15 +129,24 @@ func (b *bench) run(ctx context.Context, chosen []suite) error {
 	return nil
 }
 
+// runLimit is how long one run may take, with all that comes before and after. What
+// its nodes do has a limit of its own; beyond this one they are killed.
+const runLimit = 6 * time.Minute
+
 // once runs a case once and records what came of it; false if it failed. The
 // error is one that ends the measurement.
 func (b *bench) once(ctx context.Context, s suite, c benchCase, round int) (bool, error) {
 	b.label = strings.ReplaceAll(fmt.Sprintf("%s-%s-%d", s.name, c, round), "/", "-")
 	r := record{Suite: s.name, Case: c.name, Exchange: c.exchange, Round: round}
 	b.settle(ctx, systemCPU)
-	f, err := c.run(ctx)
+	limited, cancel := context.WithTimeoutCause(ctx, runLimit, fmt.Errorf("took longer than %v", runLimit))
+	defer cancel()
+	f, err := c.run(limited)
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
+	}
+	if limited.Err() != nil {
+		err = errors.Join(context.Cause(limited), err)
 	}
 	if err != nil {
 		r.Failed = err.Error()
@@ -189,7 +216,7 @@ func significant(v float64) float64 {
 // String shows the figures that matter while one waits.
 func (f figures) String() string {
 	var parts []string
-	for _, name := range []string{"MBps", "p50_us", "p99_us", "cpu_s", "rss_leecher_mib", "cores_others"} {
+	for _, name := range []string{"MBps", "p50_us", "p99_us", "cpu_s", "rss_leecher_mib", "rss_node_mib", "cores_node", "sent_by_seeders", "cores_others"} {
 		if v, ok := f[name]; ok {
 			parts = append(parts, fmt.Sprintf("%s=%.4g", name, v))
 		}

@@ -29,6 +29,7 @@ type exchangeKind struct {
 	// bulkOnly: it speaks with one peer only, and well only in long lists.
 	bulkOnly bool
 	start    func(host.Host, blockstore.Blockstore) (runningExchange, error)
+	asking   *asking // nil: nobody can ask it for anything that it keeps
 }
 
 // A runningExchange is an exchange in a node. It is closed before its host and
@@ -42,11 +43,17 @@ type runningExchange struct {
 // counts is what an exchange has moved since it started, in bytes.
 type counts struct{ received, duplicate, sent uint64 }
 
+// The two ways to run our exchange.
+const (
+	inProcess = "blockexc-inprocess"
+	asPlugin  = "blockexc"
+)
+
 var exchanges = []exchangeKind{
-	{name: "blockexc", start: startBlockexc},
-	{name: "blockexc-plugin", start: startPlugin},
-	{name: "bitswap", start: startBitswap},
-	{name: "boxo", window: 512, start: startBoxo},
+	{name: inProcess, start: startInProcess, asking: askingBlockexc},
+	{name: asPlugin, start: startPlugin, asking: askingBlockexc},
+	{name: "bitswap", start: startBitswap, asking: askingBitswap},
+	{name: "boxo", window: 512, start: startBoxo, asking: askingBitswap},
 	{name: "floor", bulkOnly: true, start: startFloor},
 }
 
@@ -66,7 +73,7 @@ func exchangeByName(name string) (exchangeKind, error) {
 	return exchanges[i], nil
 }
 
-func startBlockexc(h host.Host, store blockstore.Blockstore) (runningExchange, error) {
+func startInProcess(h host.Host, store blockstore.Blockstore) (runningExchange, error) {
 	network, err := p2p.New(h, p2p.Options{})
 	if err != nil {
 		return runningExchange{}, err
@@ -81,7 +88,7 @@ func startBlockexc(h host.Host, store blockstore.Blockstore) (runningExchange, e
 	}}, nil
 }
 
-// startPlugin is startBlockexc in a process of its own, as package host has it.
+// startPlugin is startInProcess in a process of its own, as package host has it.
 func startPlugin(h host.Host, store blockstore.Blockstore) (runningExchange, error) {
 	p, err := plugin.Load(context.Background(), plugin.Config{Name: codexchange.Blockexc, Host: h, Blocks: store})
 	if err != nil {

@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, progress io.Writ
 		return serveNode(ctx, in, out)
 	}
 	if len(args) > 0 && args[0] == "summary" {
-		return summarize(args[1:], in, out)
+		return summary(args[1:], in, out, progress)
 	}
 	b, chosen, err := parse(args, progress)
 	if err != nil {
@@ -43,6 +43,17 @@ func run(ctx context.Context, args []string, in io.Reader, out, progress io.Writ
 	}
 	b.out, b.progress = out, progress
 	return b.run(ctx, chosen)
+}
+
+// summary reads the command line of a summary and writes it.
+func summary(args []string, in io.Reader, out, usage io.Writer) error {
+	fs := flag.NewFlagSet("bench summary", flag.ContinueOnError)
+	fs.SetOutput(usage)
+	targets := fs.Bool("targets", false, "show the target of each row, and whether it is reached")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	return summarize(fs.Args(), *targets, in, out)
 }
 
 // parse reads the command line of a measurement.
@@ -53,17 +64,17 @@ func parse(args []string, usage io.Writer) (*bench, []suite, error) {
 	fs.IntVar(&b.rounds, "rounds", 5, "how often each case runs")
 	fs.IntVar(&b.mib, "mib", 512, "size of the bulk data set in MiB, at least 1; everything else scales with it")
 	only := fs.String("only", "", "regular expression: run the cases whose CASE/EXCHANGE it matches")
-	names := fs.String("exchanges", "bitswap,blockexc,floor", "exchanges to compare, by commas; there is "+strings.Join(exchangeNames(), ", "))
+	names := fs.String("exchanges", strings.Join([]string{"bitswap", inProcess, asPlugin, "floor"}, ","), "exchanges to compare, by commas; there is "+strings.Join(exchangeNames(), ", "))
 	fs.StringVar(&b.dir, "dir", "", "where data is kept between runs (default: a temporary directory, removed at the end)")
 	fs.StringVar(&b.profiles, "profile", "", "directory for a CPU profile of each node over the measured stretch")
 	fs.DurationVar(&b.quiet, "quiet", 0, "wait so long in all, before runs, for other programs to become idle")
 	fs.BoolVar(&b.verbose, "v", false, "show what the nodes write to standard error")
 	fs.Usage = func() {
-		fmt.Fprint(usage, "usage: bench [flags] SUITE...|all > FIGURES\n       bench summary [FIGURES...]\n\nsuites:\n")
+		fmt.Fprint(usage, "usage: bench [flags] SUITE...|gates|all > FIGURES\n       bench summary [-targets] [FIGURES...]\n\nsuites:\n")
 		for _, s := range suites {
 			fmt.Fprintf(usage, "  %-8s %s\n", s.name, s.about)
 		}
-		fmt.Fprint(usage, "\nflags:\n")
+		fmt.Fprintf(usage, "  %-8s what has a target that must hold, of all suites\n\nflags:\n", "gates")
 		fs.PrintDefaults()
 	}
 	if err := fs.Parse(args); err != nil {
@@ -90,8 +101,11 @@ func parse(args []string, usage io.Writer) (*bench, []suite, error) {
 }
 
 func chooseSuites(names []string) ([]suite, error) {
-	if len(names) == 1 && names[0] == "all" {
+	switch {
+	case len(names) == 1 && names[0] == "all":
 		return suites, nil
+	case len(names) == 1 && names[0] == "gates":
+		return gates(), nil
 	}
 	var chosen []suite
 	for _, name := range names {

@@ -10,12 +10,12 @@ import (
 // A meter brackets the measured stretch of some processes.
 type meter struct {
 	nodes  []*process
+	traced []*process // those that write a profile
 	cpu    []float64
 	busy   float64
 	own    float64
 	rss    []float64
 	begun  time.Time
-	traced bool
 }
 
 // usage is what the processes used over the stretch, in their order.
@@ -31,11 +31,12 @@ type usage struct {
 // measure begins a stretch. What waits to be written to the disk is written
 // before.
 func (b *bench) measure(nodes ...*process) (*meter, error) {
-	m := &meter{nodes: nodes, traced: b.profiles != ""}
+	m := &meter{nodes: nodes}
 	for _, n := range nodes {
-		if b.profiles == "" {
-			break
+		if b.profiles == "" || n.in == nil {
+			continue
 		}
+		m.traced = append(m.traced, n)
 		file := filepath.Join(b.profiles, b.label+"-"+n.role+".pprof")
 		if _, err := n.call(request{Op: "profile", File: file}); err != nil {
 			return nil, err
@@ -47,7 +48,7 @@ func (b *bench) measure(nodes ...*process) (*meter, error) {
 			resetPeak(pid)
 		}
 		m.cpu = append(m.cpu, n.total(processCPU))
-		m.rss = append(m.rss, n.largest(residentMiB))
+		m.rss = append(m.rss, n.total(residentMiB))
 	}
 	m.own, m.busy, m.begun = ownCPU(), systemCPU(), time.Now()
 	return m, nil
@@ -59,13 +60,10 @@ func (m *meter) end() (usage, error) {
 	u.unknown = systemCPU() - m.busy - u.own
 	for i, n := range m.nodes {
 		u.cpu = append(u.cpu, n.total(processCPU)-m.cpu[i])
-		u.peak = append(u.peak, n.largest(peakMiB))
+		u.peak = append(u.peak, n.total(peakMiB))
 		u.unknown -= u.cpu[i]
 	}
-	for _, n := range m.nodes {
-		if !m.traced {
-			break
-		}
+	for _, n := range m.traced {
 		if _, err := n.call(request{Op: "profile"}); err != nil {
 			return u, fmt.Errorf("end profile: %w", err)
 		}
@@ -81,17 +79,9 @@ func (p *process) total(figure func(pid int) float64) (sum float64) {
 	return sum
 }
 
-// largest is the largest figure among the processes of a node.
-func (p *process) largest(figure func(pid int) float64) (most float64) {
-	for _, pid := range p.pids() {
-		most = max(most, figure(pid))
-	}
-	return most
-}
-
 // add puts the usage among the figures: seeders come first, then leechers. Of
-// several, and of a node and its plugin, CPU is the sum and memory that of the
-// larger process.
+// several, CPU is the sum and memory that of the largest. A node with a plugin is
+// the sum of both processes, in which memory that they share counts twice.
 func (u usage) add(f figures, seeders int) {
 	sum := func(v []float64) (total float64) {
 		for _, x := range v {

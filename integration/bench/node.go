@@ -12,14 +12,13 @@ import (
 	"time"
 
 	"github.com/ipfs/boxo/blockstore"
-	ds "github.com/ipfs/go-datastore"
-	dssync "github.com/ipfs/go-datastore/sync"
 	flatfs "github.com/ipfs/go-ds-flatfs"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
@@ -49,6 +48,8 @@ var ops = map[string]func(*node, context.Context, request) (answer, error){
 	"await":       (*node).await,      // peer: returns when it is known what the peer speaks
 	"profile":     (*node).trace,      // file: begins a CPU profile; none: ends it
 	"counts":      (*node).count,      // answers with received_bytes, duplicate_bytes, sent_bytes
+	"crowd":       (*node).crowd,      // exchange, peer, addr, count, wants: peers that ask that node
+	"standing":    (*node).standing,   // answers with peers, wants: what peers ask this one
 	"fetch":       (*node).fetch,      // file, window
 	"latency":     (*node).latency,    // file, way ("each", "session")
 	"dag-walk":    (*node).dagWalk,    // root, bytes, way ("graph", "reader")
@@ -145,7 +146,11 @@ func orLoopback(ip string) string {
 func (n *node) openStore(kind, dir string) (blockstore.Blockstore, error) {
 	switch kind {
 	case "mem":
-		return blockstore.NewBlockstore(dssync.MutexWrap(ds.NewMapDatastore())), nil
+		return newMemStore(), nil
+	case "made":
+		return &madeStore{Blockstore: newMemStore()}, nil
+	case "discard":
+		return discardStore{newMemStore()}, nil
 	case "flatfs":
 		shard, err := flatfs.ParseShardFunc("/repo/flatfs/shard/v1/next-to-last/2")
 		if err != nil {
@@ -158,18 +163,23 @@ func (n *node) openStore(kind, dir string) (blockstore.Blockstore, error) {
 		n.closers = append(n.closers, fs.Close)
 		return blockstore.NewBlockstore(fs, blockstore.NoPrefix()), nil
 	}
-	return nil, fmt.Errorf("unknown store %q, want mem or flatfs", kind)
+	return nil, fmt.Errorf("unknown store %q, want mem, flatfs, made or discard", kind)
 }
 
 // newHost makes a libp2p host that does not listen yet. Its streams are not
 // limited: Bitswap opens one for each message, and what go-libp2p refuses by
-// default is lost for half a minute.
+// default is lost for half a minute. Nor are its connections, as far as any suite
+// has them: by default all beyond 192 would be closed.
 func newHost(transport string) (host.Host, error) {
 	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(rcmgr.InfiniteLimits))
 	if err != nil {
 		return nil, err
 	}
-	opts := []libp2p.Option{libp2p.NoListenAddrs, libp2p.DisableRelay(), libp2p.ResourceManager(limits)}
+	conns, err := connmgr.NewConnManager(2*idlePeers, 3*idlePeers)
+	if err != nil {
+		return nil, err
+	}
+	opts := []libp2p.Option{libp2p.NoListenAddrs, libp2p.DisableRelay(), libp2p.ResourceManager(limits), libp2p.ConnectionManager(conns)}
 	switch transport {
 	case "", "tcp-noise":
 		opts = append(opts, libp2p.Transport(tcp.NewTCPTransport), libp2p.Security(noise.ID, noise.New))

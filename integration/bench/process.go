@@ -17,7 +17,7 @@ import (
 type request struct {
 	Op        string `json:"op"`
 	Exchange  string `json:"exchange,omitempty"`  // name of an exchange; "": none
-	Store     string `json:"store,omitempty"`     // "mem" or "flatfs"
+	Store     string `json:"store,omitempty"`     // "mem", "flatfs", "made", "discard"
 	Dir       string `json:"dir,omitempty"`       // of flatfs
 	Transport string `json:"transport,omitempty"` // "tcp-noise" if "", "tcp-tls", "quic"
 	IP        string `json:"ip,omitempty"`        // to listen on; "127.0.0.1" if ""
@@ -30,6 +30,7 @@ type request struct {
 	Count     int    `json:"count,omitempty"`
 	Size      int    `json:"size,omitempty"`   // of a block, bytes
 	Window    int    `json:"window,omitempty"` // blocks wanted at a time; 0: all
+	Wants     int    `json:"wants,omitempty"`  // of one peer
 	Bytes     int64  `json:"bytes,omitempty"`
 	Seed      uint64 `json:"seed,omitempty"`
 }
@@ -45,12 +46,12 @@ type answer struct {
 	Figures figures `json:"figures,omitempty"`
 }
 
-// A process is a running node, as its parent sees it. Calls to one process are
-// made one at a time.
+// A process is a running node, as its parent sees it: one of ours, or a daemon,
+// which is not called. Calls to one process are made one at a time.
 type process struct {
 	role string
 	cmd  *exec.Cmd
-	in   io.WriteCloser
+	in   io.WriteCloser // nil for a daemon
 	out  *bufio.Reader
 	peer string // id and address, once started
 	addr string

@@ -21,13 +21,16 @@ type suite struct {
 }
 
 var suites = []suite{
-	{name: "stream", about: "one libp2p stream over each transport", cases: streamCases, anchor: streamAnchor, anchored: "stream"},
+	{name: "stream", about: "one libp2p stream over each transport, and bare TCP", cases: streamCases, anchor: streamAnchor, anchored: "stream"},
 	{name: "bulk", about: "a list of blocks from one seeder", cases: bulkCases, anchor: streamAnchor, anchored: "stream"},
 	{name: "latency", about: "one block after another", cases: latencyCases},
 	{name: "dag", about: "a UnixFS file", cases: dagCases, anchor: dagAnchor, anchored: "list"},
 	{name: "multi", about: "several seeders, several leechers", cases: multiCases, anchor: multiAnchor, anchored: "1to1"},
 	{name: "memory", about: "twice the bulk data into flatfs: resident memory", cases: memoryCases},
+	{name: "large", about: "a request for 100,000 blocks, which are not kept", cases: largeCases, anchor: largeAnchor, anchored: "windowed"},
 	{name: "rtt", about: "links of 20 and 100 ms", cases: rttCases, possible: linkPossible, anchor: rttAnchor, anchored: "tcp"},
+	{name: "idle", about: "1,000 peers, each with 1,000 wants, while nothing happens", cases: idleCases},
+	{name: "get", about: "whole nodes: host get beside Kubo's ipfs get", cases: getCases},
 }
 
 func suiteByName(name string) (suite, bool) {
@@ -73,13 +76,14 @@ func (b *bench) streamCase(transport string) benchCase {
 }
 
 func (b *bench) fetchCase(name string, l layout, d dataset) benchCase {
-	return benchCase{name, l.exchange, func(ctx context.Context) (figures, error) {
+	return benchCase{name: name, exchange: l.exchange, run: func(ctx context.Context) (figures, error) {
 		return b.fetch(ctx, l, d, windowOf(l.exchange))
 	}}
 }
 
 func streamCases(b *bench) []benchCase {
-	return []benchCase{b.streamCase("tcp-noise"), b.streamCase("tcp-tls"), b.streamCase("quic")}
+	return []benchCase{b.streamCase("tcp-noise"), b.streamCase("tcp-tls"), b.streamCase("quic"),
+		{name: "tcp", run: func(ctx context.Context) (figures, error) { return b.tcp(ctx, layout{}, 8*int64(b.bytes())) }}}
 }
 
 func streamAnchor(string) (string, bool) { return bareStream, true }
@@ -103,7 +107,7 @@ func bulkCases(b *bench) []benchCase {
 func latencyCases(b *bench) (list []benchCase) {
 	for _, way := range []string{"session", "each"} {
 		for _, x := range b.exchanges {
-			list = append(list, benchCase{way, x, func(ctx context.Context) (figures, error) {
+			list = append(list, benchCase{name: way, exchange: x, run: func(ctx context.Context) (figures, error) {
 				return b.latency(ctx, layout{exchange: x}, dataset{b.scaled(500), 64 * kib}, way)
 			}})
 		}
@@ -120,7 +124,7 @@ func dagCases(b *bench) (list []benchCase) {
 				l := layout{exchange: x, store: store}
 				list = append(list, b.fetchCase("list"+of, l, blocksOf(bytes, chunk)))
 				for _, way := range []string{"graph", "reader"} {
-					list = append(list, benchCase{way + of, x, func(ctx context.Context) (figures, error) {
+					list = append(list, benchCase{name: way + of, exchange: x, run: func(ctx context.Context) (figures, error) {
 						return b.dag(ctx, l, chunk, int64(bytes), way)
 					}})
 				}
@@ -160,9 +164,72 @@ func memoryCases(b *bench) (list []benchCase) {
 		if windowOf(x) == 0 {
 			list = append(list, b.fetchCase("all/256KiB", l, d))
 		}
-		list = append(list, benchCase{"windowed/256KiB", x, func(ctx context.Context) (figures, error) {
+		list = append(list, benchCase{name: "windowed/256KiB", exchange: x, run: func(ctx context.Context) (figures, error) {
 			return b.fetch(ctx, l, d, 512)
 		}})
+	}
+	return list
+}
+
+// largeCases are one request for everything, and the same in parts so that 512
+// blocks are wanted at a time. No node keeps a block, so that what the leecher has
+// resident is what the exchange needs.
+func largeCases(b *bench) (list []benchCase) {
+	d := dataset{b.scaled(100_000), 64 * kib}
+	for _, x := range b.exchanges {
+		l := layout{exchange: x, store: "made", leecherStore: "discard"}
+		for _, window := range []int{0, 512} {
+			way := "all"
+			if window > 0 {
+				way = "windowed"
+			}
+			list = append(list, benchCase{name: way + "/64KiB", exchange: x, run: func(ctx context.Context) (figures, error) {
+				return b.fetch(ctx, l, d, window)
+			}})
+		}
+	}
+	return list
+}
+
+func largeAnchor(name string) (string, bool) {
+	_, rest, _ := strings.Cut(name, "/")
+	return "windowed/" + rest, false
+}
+
+// idleCases leave out what no peer can ask.
+func idleCases(b *bench) (list []benchCase) {
+	for _, x := range b.whole() {
+		list = append(list, benchCase{name: "idle", exchange: x, run: func(ctx context.Context) (figures, error) {
+			return b.idle(ctx, layout{exchange: x}, b.scaled(idlePeers), idleWants, time.Duration(b.scaled(idleFor))*time.Second)
+		}})
+	}
+	return list
+}
+
+// getCases are Kubo, and our node with those of the exchanges that it knows.
+func getCases(b *bench) (list []benchCase) {
+	for _, x := range append([]string{kubo}, b.exchanges...) {
+		if x != kubo && hostConfigs[x] == nil {
+			continue
+		}
+		possible := func(ctx context.Context) error {
+			_, err := b.softwareOf(ctx, x)
+			return err
+		}
+		list = append(list,
+			benchCase{name: "loopback/256KiB", exchange: x, possible: possible, run: func(ctx context.Context) (figures, error) {
+				return b.get(ctx, x, layout{}, int64(b.bytes()))
+			}},
+			benchCase{name: "20ms/256KiB", exchange: x, run: func(ctx context.Context) (figures, error) {
+				return b.overLink(ctx, 2, 20*time.Millisecond, 1000, layout{}, func(ctx context.Context, l layout) (figures, error) {
+					return b.get(ctx, x, l, int64(b.bytes()))
+				})
+			}, possible: func(ctx context.Context) error {
+				if err := possible(ctx); err != nil {
+					return err
+				}
+				return linkPossible(ctx)
+			}})
 	}
 	return list
 }
@@ -178,8 +245,8 @@ func rttCases(b *bench) (list []benchCase) {
 		{100 * time.Millisecond, b.bytes() / 8},
 	} {
 		add := func(name, x string, f func(context.Context, layout) (figures, error)) {
-			list = append(list, benchCase{fmt.Sprintf("%dms/%s", v.rtt.Milliseconds(), name), x,
-				func(ctx context.Context) (figures, error) {
+			list = append(list, benchCase{name: fmt.Sprintf("%dms/%s", v.rtt.Milliseconds(), name), exchange: x,
+				run: func(ctx context.Context) (figures, error) {
 					return b.overLink(ctx, 2, v.rtt, 1000, layout{exchange: x}, f)
 				}})
 		}
@@ -205,11 +272,16 @@ func rttCases(b *bench) (list []benchCase) {
 	}
 	for _, size := range []int{64 * kib, 256 * kib} {
 		for _, x := range b.whole() {
-			list = append(list, benchCase{"1to4/" + sizeName(size), x, func(ctx context.Context) (figures, error) {
-				return b.overLink(ctx, 5, 20*time.Millisecond, 200, layout{exchange: x, leechers: 4},
-					func(ctx context.Context, l layout) (figures, error) {
-						return b.fetch(ctx, l, blocksOf(b.bytes()/8, size), windowOf(x))
-					})
+			const mbit = 200
+			d := blocksOf(b.bytes()/8, size)
+			list = append(list, benchCase{name: "1to4/" + sizeName(size), exchange: x, run: func(ctx context.Context) (figures, error) {
+				f, err := b.overLink(ctx, 5, 20*time.Millisecond, mbit, layout{exchange: x, leechers: 4},
+					func(ctx context.Context, l layout) (figures, error) { return b.fetch(ctx, l, d, windowOf(x)) })
+				if err == nil {
+					// The seeder has to send everything once.
+					f["time_over_bound"] = f["wall_s"] / (float64(d.bytes()) * 8 / (mbit * 1e6))
+				}
+				return f, err
 			}})
 		}
 	}

@@ -7,12 +7,13 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 )
 
 // summarize writes a table in Markdown for each suite in the files, or in in if
-// there are none.
-func summarize(files []string, in io.Reader, out io.Writer) error {
+// there are none, with targets if they are to be shown.
+func summarize(files []string, targets bool, in io.Reader, out io.Writer) error {
 	var all []record
 	read := func(name string, r io.Reader) error {
 		for d := json.NewDecoder(r); ; {
@@ -41,14 +42,24 @@ func summarize(files []string, in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
+	shown := columns
+	if targets {
+		shown = slices.Concat(columns, targetColumns)
+	}
+	var tables []*table
 	for _, s := range suites {
-		if text := newTable(s, all).markdown(); text != "" {
+		t := newTable(s, all)
+		tables = append(tables, t)
+		if text := t.markdown(shown); text != "" {
 			if _, err := fmt.Fprintf(out, "### %s: %s\n\n%s\n", s.name, s.about, text); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	if !targets {
+		return nil
+	}
+	return conclude(tables, out)
 }
 
 // A row is all runs of one case by one exchange.
@@ -80,7 +91,10 @@ func newTable(s suite, all []record) *table {
 			continue
 		}
 		if r.Skipped != "" {
-			t.skipped = append(t.skipped, r.Skipped)
+			reason := strings.TrimPrefix(strings.TrimSuffix(r.Case+"/"+r.Exchange, "/")+": "+r.Skipped, ": ")
+			if !slices.Contains(t.skipped, reason) {
+				t.skipped = append(t.skipped, reason)
+			}
 			continue
 		}
 		key := [2]string{r.Case, r.Exchange}
@@ -110,18 +124,47 @@ func speed(r record) float64 {
 	return math.NaN()
 }
 
+// row is all runs of a case; of none if it has not run.
+func (t *table) row(name, exchange string) *row {
+	for _, w := range t.rows {
+		if w.name == name && w.exchange == exchange {
+			return w
+		}
+	}
+	return &row{name: name, exchange: exchange}
+}
+
 // ratios are the speeds of a row as parts of those of another case or exchange in
 // the same round.
-func (t *table) ratios(w *row, name, exchange string) (list []float64) {
+func (t *table) ratios(w *row, name, exchange string) []float64 {
+	return t.parts(w, name, exchange, speed)
+}
+
+// parts is ratios of anything that runs yield; what is not known is left out.
+func (t *table) parts(w *row, name, exchange string, of func(record) float64) (list []float64) {
 	if name == w.name && exchange == w.exchange {
 		return nil
 	}
 	for _, r := range w.runs {
 		if other, ok := t.byRun[runKey{r.Run, name, exchange, r.Round}]; ok {
-			list = append(list, speed(r)/speed(other))
+			if v := of(r) / of(other); !math.IsNaN(v) {
+				list = append(list, v)
+			}
 		}
 	}
 	return list
+}
+
+// anchored are the speeds of a row as parts of what its suite compares with.
+func (t *table) anchored(w *row) []float64 {
+	if t.suite.anchor == nil {
+		return nil
+	}
+	name, bare := t.suite.anchor(w.name)
+	if bare {
+		return t.ratios(w, name, "")
+	}
+	return t.ratios(w, name, w.exchange)
 }
 
 func (w *row) figure(name string) (list []float64) {
@@ -166,6 +209,14 @@ func ratioColumn(exchange string) column {
 	}}
 }
 
+// placeColumn is what it costs to run in a process of its own.
+var placeColumn = column{"÷ " + inProcess, func(t *table, w *row) string {
+	if w.exchange != asPlugin {
+		return ""
+	}
+	return spread(t.ratios(w, w.name, inProcess))
+}}
+
 const anchorTitle = "÷ anchor" // stands for the suite's own
 
 var columns = []column{
@@ -182,28 +233,23 @@ var columns = []column{
 	spreadColumn("p99 µs", "p99_us"),
 	ratioColumn("bitswap"),
 	ratioColumn("floor"),
-	{anchorTitle, func(t *table, w *row) string {
-		if t.suite.anchor == nil {
-			return ""
-		}
-		name, bare := t.suite.anchor(w.name)
-		exchange := w.exchange
-		if bare {
-			exchange = ""
-		}
-		return middle(t.ratios(w, name, exchange))
-	}},
+	ratioColumn(kubo),
+	placeColumn,
+	{anchorTitle, func(t *table, w *row) string { return middle(t.anchored(w)) }},
 	figureColumn("CPU s/GB", "cpu_s_per_GB"),
 	figureColumn("RSS seeder MiB", "rss_seeder_mib"),
 	spreadColumn("RSS leecher MiB", "rss_leecher_mib"),
 	figureColumn("sent by seeders", "sent_by_seeders"),
 	someColumn("sent by leechers", "sent_by_leechers"),
 	someColumn("duplicates", "duplicates"),
+	figureColumn("time ÷ bound", "time_over_bound"),
+	spreadColumn("RSS node MiB", "rss_node_mib"),
+	spreadColumn("cores of node", "cores_node"),
 	figureColumn("cores of others", "cores_others"),
 }
 
 // markdown is "" for a table with nothing in it.
-func (t *table) markdown() string {
+func (t *table) markdown(columns []column) string {
 	var out strings.Builder
 	var titles []string
 	cells := make([][]string, len(t.rows))

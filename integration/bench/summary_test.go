@@ -33,13 +33,13 @@ func TestSummary(t *testing.T) {
 	in := `
 {"run":"a","suite":"bulk","case":"stream/tcp-noise","round":1,"figures":{"MBps":800}}
 {"run":"a","suite":"bulk","case":"64KiB/mem","exchange":"bitswap","round":1,"figures":{"MBps":200,"cpu_s_per_GB":6}}
-{"run":"a","suite":"bulk","case":"64KiB/mem","exchange":"blockexc","round":1,"figures":{"MBps":400,"rss_leecher_mib":90,"duplicates":0}}
-{"run":"a","suite":"bulk","case":"64KiB/mem","exchange":"blockexc","round":2,"figures":{"MBps":900,"rss_leecher_mib":110}}
+{"run":"a","suite":"bulk","case":"64KiB/mem","exchange":"blockexc-inprocess","round":1,"figures":{"MBps":400,"rss_leecher_mib":90,"duplicates":0}}
+{"run":"a","suite":"bulk","case":"64KiB/mem","exchange":"blockexc-inprocess","round":2,"figures":{"MBps":900,"rss_leecher_mib":110}}
 {"run":"a","suite":"bulk","case":"64KiB/mem","exchange":"bitswap","round":2,"figures":{"MBps":300,"cpu_s_per_GB":8}}
 {"run":"b","suite":"bulk","case":"64KiB/mem","exchange":"bitswap","round":1,"failed":"leecher0: fetch: stalled"}
-{"run":"b","suite":"bulk","case":"64KiB/mem","exchange":"blockexc","round":1,"figures":{"MBps":500,"rss_leecher_mib":95}}
+{"run":"b","suite":"bulk","case":"64KiB/mem","exchange":"blockexc-inprocess","round":1,"figures":{"MBps":500,"rss_leecher_mib":95}}
 {"run":"a","suite":"latency","case":"session","exchange":"bitswap","round":1,"figures":{"p50_us":20000}}
-{"run":"a","suite":"latency","case":"session","exchange":"blockexc","round":1,"figures":{"p50_us":500}}
+{"run":"a","suite":"latency","case":"session","exchange":"blockexc-inprocess","round":1,"figures":{"p50_us":500}}
 {"run":"a","suite":"rtt","round":0,"skipped":"not permitted"}
 `
 	const want = `### bulk: a list of blocks from one seeder
@@ -48,7 +48,7 @@ func TestSummary(t *testing.T) {
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | stream/tcp-noise |  | 1 | 800 |  |  |  |  |
 | 64KiB/mem | bitswap | 2 of 3 | 250 (200–300) |  | 0.25 | 7.00 |  |
-| 64KiB/mem | blockexc | 3 | 500 (400–900) | 2.50 (2.00–3.00) | 0.50 |  | 95.0 (90.0–110) |
+| 64KiB/mem | blockexc-inprocess | 3 | 500 (400–900) | 2.50 (2.00–3.00) | 0.50 |  | 95.0 (90.0–110) |
 
 64KiB/mem bitswap failed: leecher0: fetch: stalled
 
@@ -57,7 +57,7 @@ func TestSummary(t *testing.T) {
 | case | exchange | runs | p50 µs | ÷ bitswap |
 | --- | --- | --- | --- | --- |
 | session | bitswap | 1 | 20000 |  |
-| session | blockexc | 1 | 500 | 40.0 |
+| session | blockexc-inprocess | 1 | 500 | 40.0 |
 
 ### rtt: links of 20 and 100 ms
 
@@ -66,7 +66,7 @@ Skipped: not permitted
 
 `
 	var out bytes.Buffer
-	if err := summarize(nil, strings.NewReader(in), &out); err != nil {
+	if err := summarize(nil, false, strings.NewReader(in), &out); err != nil {
 		t.Fatal(err)
 	}
 	if out.String() != want {
@@ -75,7 +75,7 @@ Skipped: not permitted
 }
 
 func TestSummaryRefuses(t *testing.T) {
-	err := summarize(nil, strings.NewReader(`{"suite":"bulk","round":1}{"suite":`), &bytes.Buffer{})
+	err := summarize(nil, false, strings.NewReader(`{"suite":"bulk","round":1}{"suite":`), &bytes.Buffer{})
 	if err == nil || !strings.Contains(err.Error(), "read figures from standard input: record 2") {
 		t.Errorf("error is %v, want that record 2 cannot be read", err)
 	}

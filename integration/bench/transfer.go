@@ -13,7 +13,8 @@ import (
 type layout struct {
 	seeders, leechers int    // 0: 1
 	exchange          string // "": none
-	store             string // "": mem
+	store             string // of seeders; "": mem
+	leecherStore      string // "": as seeders have it
 	transport         string
 	data              string // what the seeders hold; names their flatfs, which is kept
 	link              *link  // nil: loopback
@@ -42,10 +43,13 @@ func (b *bench) start(ctx context.Context, l layout) (_ *cluster, err error) {
 		return nil, err
 	}
 	for i := range l.seeders + l.leechers {
-		role, dir := fmt.Sprintf("seeder%d", i), filepath.Join(b.dir, fmt.Sprintf("seeder%d-%s", i, l.data))
+		role, store, dir := fmt.Sprintf("seeder%d", i), l.store, filepath.Join(b.dir, fmt.Sprintf("seeder%d-%s", i, l.data))
 		if i >= l.seeders {
 			role = fmt.Sprintf("leecher%d", i-l.seeders)
 			dir = filepath.Join(c.dir, role)
+			if l.leecherStore != "" {
+				store = l.leecherStore
+			}
 		}
 		netns, ip := l.link.place(i)
 		p, err := b.spawn(ctx, role, netns)
@@ -53,7 +57,7 @@ func (b *bench) start(ctx context.Context, l layout) (_ *cluster, err error) {
 			return nil, err
 		}
 		c.all = append(c.all, p)
-		a, err := p.call(request{Op: "start", Exchange: l.exchange, Store: l.store, Dir: dir, Transport: l.transport, IP: ip})
+		a, err := p.call(request{Op: "start", Exchange: l.exchange, Store: store, Dir: dir, Transport: l.transport, IP: ip})
 		if err != nil {
 			return nil, err
 		}
@@ -99,11 +103,11 @@ func (d dataset) name() string { return fmt.Sprintf("%dx%d", d.count, d.size) }
 func blocksOf(bytes, size int) dataset { return dataset{max(1, bytes/size), size} }
 
 // fill gives each seeder the data and returns the list of CIDs. What is in
-// flatfs is kept for the next run.
+// flatfs is kept for the next run, and so is the list of what is made.
 func (b *bench) fill(c *cluster, store string, d dataset) (list string, err error) {
 	for _, p := range c.seeders {
 		list = filepath.Join(b.dir, fmt.Sprintf("%s-%s-%s.cids", d.name(), store, p.role))
-		q := request{Op: "gen", Count: d.count, Size: d.size, Seed: uint64(d.size), File: list, Keep: store == "flatfs"}
+		q := request{Op: "gen", Count: d.count, Size: d.size, Seed: uint64(d.size), File: list, Keep: store == "flatfs" || store == "made"}
 		if _, err := p.call(q); err != nil {
 			return "", err
 		}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/codexchange/codexchange/host"
+	"github.com/codexchange/codexchange/integration/internal/nodetest"
 )
 
 const (
@@ -38,7 +39,7 @@ func churnFor(t testing.TB) time.Duration {
 }
 
 // A link joins two nodes, by a connection that either dials.
-type link struct{ ends [2]*process }
+type link struct{ ends [2]*nodetest.Node }
 
 // flip connects the nodes, or disconnects them. Either may fail: the other side
 // may not have noticed yet what was done last.
@@ -46,15 +47,15 @@ func (l link) flip(r *rand.Rand, connect bool) error {
 	i := r.IntN(2)
 	from, to := l.ends[i], l.ends[1-i]
 	if connect {
-		return from.connect(to.addr)
+		return from.Connect(to.Addr)
 	}
-	return from.call("Disconnect", to.id, nil)
+	return from.Disconnect(to.ID)
 }
 
 // up reports whether both ends know of a connection.
 func (l link) up() bool {
 	a, b := l.ends[0], l.ends[1]
-	return slices.Contains(a.peers(), b.id) && slices.Contains(b.peers(), a.id)
+	return slices.Contains(a.Peers(), b.ID) && slices.Contains(b.Peers(), a.ID)
 }
 
 // Three nodes, one with Bitswap only, one with both exchanges, one with Codex
@@ -75,11 +76,11 @@ func TestChurn(t *testing.T) {
 	bitswap := start(t, "bitswap", host.Bitswap)
 	both := start(t, "both", host.Bitswap, host.Blockexc)
 	codex := start(t, "codex", host.Blockexc)
-	links := []link{{[2]*process{both, bitswap}}, {[2]*process{both, codex}}}
+	links := []link{{[2]*nodetest.Node{both, bitswap}}, {[2]*nodetest.Node{both, codex}}}
 
 	ended := make(chan struct{}) // the churn
 	var moves errgroup.Group
-	ways := [][]*process{
+	ways := [][]*nodetest.Node{
 		{bitswap, both, codex},
 		{codex, both, bitswap},
 		{both, bitswap},
@@ -95,13 +96,13 @@ func TestChurn(t *testing.T) {
 				case <-time.After(pause):
 				}
 				content, want := random(uint64(1000*(i+1)+moved[i]), churnFile)
-				root, err := way[0].add(content, churnChunk)
+				root, err := way[0].Add(content, churnChunk)
 				if err != nil {
 					return err
 				}
 				for _, n := range way[1:] {
-					if sum, err := n.fetch(root); err != nil || sum != want {
-						return fmt.Errorf("%s fetches file %d from %s: SHA-256 is %q, %w; want %s", n.name, moved[i], way[0].name, sum, err, want)
+					if sum, err := n.Fetch(root); err != nil || sum != want {
+						return fmt.Errorf("%s fetches file %d from %s: SHA-256 is %q, %w; want %s", n.Label, moved[i], way[0].Label, sum, err, want)
 					}
 				}
 				moved[i]++
@@ -143,21 +144,21 @@ churn:
 			sum(moved), moved, flips, failed, time.Since(settled).Round(time.Millisecond))
 		for i, n := range moved {
 			if n == 0 {
-				t.Errorf("from %s to %s moved no file, want some", ways[i][0].name, ways[i][len(ways[i])-1].name)
+				t.Errorf("from %s to %s moved no file, want some", ways[i][0].Label, ways[i][len(ways[i])-1].Label)
 			}
 		}
 	case <-time.After(afterChurn):
 		t.Errorf("transfers are under way %v after the churn", afterChurn)
 	}
-	for _, n := range []*process{bitswap, both, codex} {
-		s := n.status()
+	for _, n := range []*nodetest.Node{bitswap, both, codex} {
+		s := n.Status()
 		for _, x := range s.Exchanges {
 			if x.Restarts != 0 {
-				t.Errorf("%s: the plugin %s was restarted %d times, want never", n.name, x.Name, x.Restarts)
+				t.Errorf("%s: the plugin %s was restarted %d times, want never", n.Label, x.Name, x.Restarts)
 			}
 		}
 		if t.Failed() {
-			t.Logf("%s: %+v", n.name, s)
+			t.Logf("%s: %+v", n.Label, s)
 		}
 	}
 }

@@ -18,10 +18,11 @@ import (
 	"github.com/codexchange/codexchange/host"
 	"github.com/codexchange/codexchange/host/daemon"
 	"github.com/codexchange/codexchange/host/repo"
+	"github.com/codexchange/codexchange/integration/internal/nodetest"
 )
 
-// asDaemon in the environment makes this test program a daemon.
-const asDaemon = "CROSSING_DAEMON"
+// daemonRole is this test program as a daemon.
+const daemonRole = "daemon"
 
 // serveDaemon is a daemon over the repo in dir, until it is told to end.
 func serveDaemon(dir string) error {
@@ -34,33 +35,8 @@ func serveDaemon(dir string) error {
 // test, and returns the host and port of its API.
 func startDaemon(t testing.TB) (api string) {
 	t.Helper()
-	dir := newRepo(t, host.Blockexc)
-	exe, err := os.Executable()
-	must(t, "find this program", err)
-	var said output
-	c := exec.Command(exe)
-	c.Env = append(os.Environ(), asDaemon+"="+dir, "TMPDIR="+socketDir(t))
-	c.Stdout, c.Stderr = &said, &said
-	c.WaitDelay = pluginEnds
-	must(t, "start the daemon", c.Start())
-	ended := make(chan error, 1)
-	go func() { ended <- c.Wait() }()
-	t.Cleanup(func() {
-		_ = c.Process.Signal(syscall.SIGTERM)
-		select {
-		case err := <-ended:
-			if err != nil {
-				t.Errorf("the daemon ended: %v, want no error", err)
-			}
-		case <-time.After(30 * time.Second):
-			t.Errorf("the daemon, pid %d, does not end", c.Process.Pid)
-			_ = c.Process.Kill()
-			<-ended
-		}
-		if t.Failed() {
-			t.Logf("the daemon said:\n%s", said.String())
-		}
-	})
+	dir := nodetest.Repo(t, host.Blockexc)
+	nodetest.Run(t, "the daemon", nodetest.Command(t, daemonRole, dir, socketDir(t)), true)
 	eventually(t, "the daemon serves its API", 30*time.Second, func() bool {
 		addr, err := repo.APIAddr(dir)
 		if err != nil {
@@ -78,11 +54,11 @@ func TestRPCClient(t *testing.T) {
 	program, dir := node(t)
 	api, peer := startDaemon(t), start(t, "codex", host.Blockexc)
 	content, sum := random(40, 4<<20)
-	root, err := peer.add(content, 64<<10)
+	root, err := peer.Add(content, 64<<10)
 	must(t, "add file", err)
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
-	c := exec.CommandContext(ctx, program, "rpc.js", "http://"+api, peer.addr, root, sum)
+	c := exec.CommandContext(ctx, program, "rpc.js", "http://"+api, peer.Addr, root, sum)
 	c.Dir = dir
 	var said bytes.Buffer
 	c.Stderr = &said
@@ -99,19 +75,19 @@ func TestRPCClient(t *testing.T) {
 // again, under the CIDs that Kubo itself gives, and a file comes from a Codex peer
 // that it connects the daemon to.
 func TestKuboCommands(t *testing.T) {
-	k := newKubo(t)
+	k := nodetest.NewKubo(t)
 	api, peer := startDaemon(t), start(t, "codex", host.Blockexc)
 	addr, port, err := net.SplitHostPort(api)
 	must(t, "parse "+api, err)
 	ours := func(in []byte, args ...string) string {
 		t.Helper()
-		out, err := k.run(in, append([]string{"--api=/ip4/" + addr + "/tcp/" + port}, args...)...)
+		out, err := k.Run(in, append([]string{"--api=/ip4/" + addr + "/tcp/" + port}, args...)...)
 		must(t, "drive the daemon", err)
 		return strings.TrimSuffix(out, "\n")
 	}
 	theirs := func(in []byte, args ...string) string {
 		t.Helper()
-		out, err := k.run(in, append([]string{"--offline"}, args...)...)
+		out, err := k.Run(in, append([]string{"--offline"}, args...)...)
 		must(t, "run Kubo", err)
 		return strings.TrimSuffix(out, "\n")
 	}
@@ -139,14 +115,34 @@ func TestKuboCommands(t *testing.T) {
 		t.Errorf("repo verify: got %q, want that all blocks are valid", got)
 	}
 
-	file, want := random(51, 4<<20)
-	root, err = peer.add(file, 64<<10)
-	must(t, "add file at the peer", err)
-	ours(nil, "swarm", "connect", peer.addr)
-	if got := ours(nil, "swarm", "peers"); got != peer.addr {
-		t.Errorf("swarm peers: got %q, want %q", got, peer.addr)
+	nobody := "/ip4/192.0.2.7/tcp/4001/p2p/" + peer.ID
+	for _, args := range [][]string{
+		{"list"}, {"add", nobody, "/ip4/192.0.2.8/tcp/4001/p2p/" + peer.ID}, {"list"}, {"rm", nobody}, {"rm", nobody},
+		{"rm", "all"}, {},
+	} {
+		same(nil, append([]string{"bootstrap"}, args...)...)
 	}
-	if got, err := k.run(nil, "--api=/ip4/"+addr+"/tcp/"+port, "cat", root); err != nil || sumOf([]byte(got)) != want {
+	if got, want := ours(nil, "swarm", "peering", "add", nobody), "add "+peer.ID+" success"; got != want {
+		t.Errorf("swarm peering add: got %q, want %q", got, want)
+	}
+	if got, want := ours(nil, "swarm", "peering", "ls"), peer.ID+"\n\t/ip4/192.0.2.7/tcp/4001"; got != want {
+		t.Errorf("swarm peering ls: got %q, want %q", got, want)
+	}
+	if got, want := ours(nil, "swarm", "peering", "rm", peer.ID), "remove "+peer.ID+" success"; got != want {
+		t.Errorf("swarm peering rm: got %q, want %q", got, want)
+	}
+
+	file, want := random(51, 4<<20)
+	root, err = peer.Add(file, 64<<10)
+	must(t, "add file at the peer", err)
+	ours(nil, "swarm", "connect", peer.Addr)
+	if got := ours(nil, "swarm", "peers"); got != peer.Addr {
+		t.Errorf("swarm peers: got %q, want %q", got, peer.Addr)
+	}
+	if got := ours(nil, "swarm", "peers", "-v"); !strings.HasPrefix(got, peer.Addr+" ") || !strings.Contains(got, " outbound") {
+		t.Errorf("swarm peers -v: got %q, want %s, the latency and the direction", got, peer.Addr)
+	}
+	if got, err := k.Run(nil, "--api=/ip4/"+addr+"/tcp/"+port, "cat", root); err != nil || sumOf([]byte(got)) != want {
 		t.Errorf("cat of the peer's file: got %d bytes, %v, want its %d", len(got), err, len(file))
 	}
 }

@@ -53,9 +53,9 @@ func TestHelia(t *testing.T) {
 				defer cancel()
 				n := start(t, "node", use...)
 				content, want := random(uint64(chunk), 12<<20+1000)
-				root, err := n.add(content, chunk)
+				root, err := n.Add(content, chunk)
 				must(t, "add file", err)
-				helia := exec.CommandContext(ctx, program, "fetch.js", n.addr, root)
+				helia := exec.CommandContext(ctx, program, "fetch.js", n.Addr, root)
 				helia.Dir = dir
 				var said bytes.Buffer
 				helia.Stderr = &said

@@ -2,11 +2,8 @@ package faults
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"io/fs"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -17,6 +14,8 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/codexchange/codexchange/host"
+	"github.com/codexchange/codexchange/host/repo"
+	"github.com/codexchange/codexchange/integration/internal/nodetest"
 )
 
 const (
@@ -38,12 +37,10 @@ func seed(t *testing.T, exchange string) seeder {
 		Plugins: map[string]host.Plugin{host.Blockexc: {InProcess: true}}})
 	must(t, "start seeder", err)
 	t.Cleanup(func() { must(t, "close seeder", n.Close()) })
-	data := make([]byte, leaves*chunk)
-	rand.NewChaCha8([32]byte{3}).Read(data)
+	data, sum := nodetest.Random(3, leaves*chunk)
 	root, _, err := n.Add(t.Context(), bytes.NewReader(data), chunk)
 	must(t, "add file", err)
-	sum := sha256.Sum256(data)
-	return seeder{n, root, hex.EncodeToString(sum[:])}
+	return seeder{n, root, sum}
 }
 
 // stored counts the blocks that a node has on disk.
@@ -73,38 +70,32 @@ func TestKillPlugin(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range kills {
 		share := 0.1 + 0.8*r.Float64()
-		p := launch(t, "fetcher", t.TempDir(), socketDir(t))
-		p.start(host.Blockexc)
-		p.connect(s.Node)
-		before := p.status()
+		p := fetch(t, s)
+		before, pid := p.Status(), p.plugin().Pid
 
-		fetched := p.ask(request{Op: "fetch", Root: s.root.String()})
-		at(t, p.dir, share)
-		must(t, "kill the plugin", signal(before.Pid, syscall.SIGKILL))
-		p.answered("fetch", fetched)
+		done := p.begin(s.root.String())
+		at(t, p.Dir, share)
+		must(t, "kill the plugin", signal(pid, syscall.SIGKILL))
+		p.finish(done, s.sum)
 
-		if got := p.do(request{Op: "sum", Root: s.root.String()}).Sum; got != s.sum {
-			t.Errorf("kill %d at %.2f: SHA-256 is %s, want %s", i, share, got, s.sum)
-		}
-		var after answer
+		var after nodetest.Status
 		eventually(t, "the plugin is back", 10*time.Second, func() bool {
-			after = p.status()
-			return after.State == "running" && after.Restarts > 0
+			after = p.Status()
+			return after.Exchanges[0].State == "running" && after.Exchanges[0].Restarts > 0
 		})
-		if after.Restarts != 1 || after.Pid == before.Pid || after.Conns != before.Conns {
-			t.Errorf("kill %d at %.2f: %d restarts, pid %d after %d, %d connections; want 1 restart, another pid, %d connections",
-				i, share, after.Restarts, after.Pid, before.Pid, after.Conns, before.Conns)
+		if x := after.Exchanges[0]; x.Restarts != 1 || x.Pid == pid || len(after.Peers) != len(before.Peers) {
+			t.Errorf("kill %d at %.2f: %d restarts, pid %d after %d, %d peers; want 1 restart, another pid, %d peers",
+				i, share, x.Restarts, x.Pid, pid, len(after.Peers), len(before.Peers))
 		}
 		// What the first plugin had is gone when the second has the same.
 		eventually(t, "descriptors and goroutines are back to what they were", 20*time.Second, func() bool {
-			after = p.status()
+			after = p.Status()
 			return after.Files <= before.Files+2 && after.Goroutines <= before.Goroutines+10
 		})
-		if alive(before.Pid) {
-			t.Errorf("kill %d: the killed plugin, pid %d, is still there", i, before.Pid)
+		if alive(pid) {
+			t.Errorf("kill %d: the killed plugin, pid %d, is still there", i, pid)
 		}
-		p.in.Close()
-		<-p.ended
+		p.Stop()
 	}
 }
 
@@ -115,20 +106,19 @@ func TestKillHost(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for i := range kills {
 		share := 0.1 + 0.8*r.Float64()
-		tmp := socketDir(t)
-		p := launch(t, "fetcher", t.TempDir(), tmp)
-		p.start(host.Blockexc)
-		p.connect(s.Node)
-		pid := p.info.Pid
-		p.ask(request{Op: "fetch", Root: s.root.String()})
-		at(t, p.dir, share)
-		p.kill()
+		p := fetch(t, s)
+		pid := p.plugin().Pid
+		p.begin(s.root.String())
+		at(t, p.Dir, share)
+		p.Kill()
 		killed := time.Now()
 
 		eventually(t, "the plugin has ended", 5*time.Second, func() bool { return !alive(pid) })
-		eventually(t, "its sockets are gone", time.Until(killed.Add(5*time.Second)), func() bool { return len(sockets(t, tmp)) == 0 })
+		eventually(t, "its sockets are gone", time.Until(killed.Add(5*time.Second)), func() bool { return len(sockets(t, p.Tmp)) == 0 })
 
-		n, err := host.New(host.Options{Dir: p.dir, Use: []string{host.Bitswap}})
+		again, err := repo.Open(p.Dir)
+		must(t, "open the repo again", err)
+		n, err := host.Open(again, true, nil)
 		must(t, "open the node again", err)
 		store := &blockstore.ValidatingBlockstore{Blockstore: n.Blockstore()}
 		keys, err := store.AllKeysChan(t.Context())
@@ -144,25 +134,21 @@ func TestKillHost(t *testing.T) {
 			t.Errorf("kill %d at %.2f: %d blocks are left, want at least %d", i, share, count, want)
 		}
 		must(t, "close the node", n.Close())
+		must(t, "close the repo", again.Close())
 	}
 }
 
 // A plugin that hangs is replaced, and the transfer completes.
 func TestHang(t *testing.T) {
 	s := seed(t, host.Blockexc)
-	p := launch(t, "fetcher", t.TempDir(), socketDir(t))
-	p.start(host.Blockexc)
-	p.connect(s.Node)
-	before := p.status()
-	fetched := p.ask(request{Op: "fetch", Root: s.root.String()})
-	at(t, p.dir, 0.3)
-	must(t, "stop the plugin", signal(before.Pid, syscall.SIGSTOP))
-	p.answered("fetch", fetched)
-	if got := p.do(request{Op: "sum", Root: s.root.String()}).Sum; got != s.sum {
-		t.Errorf("SHA-256 is %s, want %s", got, s.sum)
-	}
-	if after := p.status(); after.Restarts != 1 || alive(before.Pid) {
-		t.Errorf("%d restarts, the hanging plugin is alive: %v; want 1, gone", after.Restarts, alive(before.Pid))
+	p := fetch(t, s)
+	pid := p.plugin().Pid
+	done := p.begin(s.root.String())
+	at(t, p.Dir, 0.3)
+	must(t, "stop the plugin", signal(pid, syscall.SIGSTOP))
+	p.finish(done, s.sum)
+	if after := p.plugin(); after.Restarts != 1 || alive(pid) {
+		t.Errorf("%d restarts, the hanging plugin is alive: %v; want 1, gone", after.Restarts, alive(pid))
 	}
 }
 
@@ -170,43 +156,28 @@ func TestHang(t *testing.T) {
 // restart by hand it works again.
 func TestGiveUp(t *testing.T) {
 	s := seed(t, host.Blockexc)
-	p := launch(t, "fetcher", t.TempDir(), socketDir(t))
-	p.start(host.Blockexc)
-	p.connect(s.Node)
+	p := fetch(t, s)
 	seen := map[int]bool{}
 	eventually(t, "it is given up", time.Minute, func() bool {
-		st := p.status()
-		if st.State == "running" && st.Pid == 0 {
-			t.Errorf("the plugin is running and has no process: %+v", st)
+		x := p.plugin()
+		if x.State == "running" && x.Pid == 0 {
+			t.Errorf("the plugin is running and has no process: %+v", x)
 		}
-		if st.State == "running" && !seen[st.Pid] {
-			seen[st.Pid] = true
-			_ = signal(st.Pid, syscall.SIGKILL) // it may have ended
+		if x.State == "running" && !seen[x.Pid] {
+			seen[x.Pid] = true
+			_ = signal(x.Pid, syscall.SIGKILL) // it may have ended
 		}
-		return st.State == "given up"
+		return x.State == "given up"
 	})
-	if log := p.log.String(); !strings.Contains(log, "given up") {
+	if log := p.Said(); !strings.Contains(log, "given up") {
 		t.Errorf("the log does not say that the plugin was given up:\n%s", log)
 	}
-	a := <-p.ask(request{Op: "fetch", Root: s.root.String()})
-	if !strings.Contains(a.Err, "crash") {
-		t.Errorf("fetch without a plugin: got %q, want an error that says that it crashed", a.Err)
+	if got := <-p.begin(s.root.String()); got.err == nil || !strings.Contains(got.err.Error(), "crash") {
+		t.Errorf("fetch without a plugin: got %v, want an error that says that it crashed", got.err)
 	}
-	p.do(request{Op: "restart"})
-	eventually(t, "it runs again", 10*time.Second, func() bool { return p.status().State == "running" })
-	p.do(request{Op: "fetch", Root: s.root.String()})
-	if got := p.do(request{Op: "sum", Root: s.root.String()}).Sum; got != s.sum {
-		t.Errorf("after a restart by hand: SHA-256 is %s, want %s", got, s.sum)
-	}
-}
-
-// socketDir is a short directory for the sockets of a process.
-func socketDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "f")
-	must(t, "make directory", err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
+	must(t, "restart the plugin", p.Restart(host.Blockexc))
+	eventually(t, "it runs again", 10*time.Second, func() bool { return p.plugin().State == "running" })
+	p.finish(p.begin(s.root.String()), s.sum)
 }
 
 // sockets lists the sockets below a directory, and the directories for them.

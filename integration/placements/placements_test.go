@@ -27,17 +27,19 @@ import (
 	"github.com/codexchange/codexchange/exchange"
 	"github.com/codexchange/codexchange/exchange/exchangetest"
 	"github.com/codexchange/codexchange/host"
+	"github.com/codexchange/codexchange/integration/internal/nodetest"
 	"github.com/codexchange/codexchange/plugin"
 	"github.com/codexchange/codexchange/plugin/borrow"
 	"github.com/codexchange/codexchange/plugin/plugintest"
 )
 
 func TestMain(m *testing.M) {
-	host.Main()
-	goleak.VerifyTestMain(m,
+	nodetest.Main(m, nil,
 		// Bitswap ends these in its own time after Close.
 		goleak.IgnoreAnyFunction("github.com/ipfs/boxo/bitswap/network/bsnet.closeStreamAsync.func1"))
 }
+
+var must = nodetest.Must
 
 // newBlockexc is the Codex block exchange as a plugin of somebody else's would be,
 // with leaves. In a subprocess it is the one that the host brings.
@@ -207,11 +209,4 @@ func soon(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-func must(t testing.TB, what string, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
 }

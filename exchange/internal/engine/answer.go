@@ -276,7 +276,7 @@ func (w *want) due(e *Engine) {
 	if !w.hurry && e.now.Sub(last) < limit && e.now.Sub(w.askedAt) < turn {
 		// The request may come near its end before the peer's time is over.
 		at := last.Add(limit)
-		if again := e.now.Add(minPatience); !w.lateAt.IsZero() && again.Before(at) {
+		if again := e.now.Add(max(w.lateAt.Sub(w.askedAt), minLate)); !w.lateAt.IsZero() && again.Before(at) {
 			at = again
 		}
 		e.timers.start(&w.timer, at)

@@ -9,7 +9,7 @@ import (
 	"github.com/codexchange/codexchange/exchange/wire"
 )
 
-func TestLoneWant(t *testing.T) {
+func TestB13LoneWant(t *testing.T) {
 	s := start(t, "a lone want leaves at once: it is probed for and asked for in one message, the probe in front")
 	alice := s.peer("alice")
 	g := s.get(0, A)
@@ -23,7 +23,7 @@ func TestLoneWant(t *testing.T) {
 	alice.idle("nothing is left to say")
 }
 
-func TestManyPeers(t *testing.T) {
+func TestB3ManyPeers(t *testing.T) {
 	s := start(t, "want-have goes to all connected peers and want-block to one")
 	alice, bob, carol := s.peer("alice"), s.peer("bob"), s.peer("carol")
 	g := s.get(0, A)
@@ -37,7 +37,7 @@ func TestManyPeers(t *testing.T) {
 	alice.idle("but for the one that knows")
 }
 
-func TestBroadcastBound(t *testing.T) {
+func TestB8BroadcastBound(t *testing.T) {
 	s := start(t, "no more peers are told at a time than allowed, and others when those have nothing", func(c *Config) { c.BroadcastPeers = 2 })
 	alice, bob, carol, dave := s.peer("alice"), s.peer("bob"), s.peer("carol"), s.peer("dave")
 	s.get(0, A)
@@ -53,7 +53,7 @@ func TestBroadcastBound(t *testing.T) {
 	dave.wants("nobody of the first two is left", have(A))
 }
 
-func TestSharedWant(t *testing.T) {
+func TestB6SharedWant(t *testing.T) {
 	s := start(t, "several getters of one block share one want, and each is given the block")
 	alice := s.peer("alice")
 	g, h := s.get(0, A), s.get(0, A, B)
@@ -65,7 +65,7 @@ func TestSharedWant(t *testing.T) {
 	s.unfinished("the second wants B", h)
 }
 
-func TestCancelOneOfTwo(t *testing.T) {
+func TestB6CancelOneOfTwo(t *testing.T) {
 	s := start(t, "a getter that goes harms nobody, and only the last takes the want with it")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	g, h := s.get(0, A), s.get(0, A)
@@ -110,7 +110,7 @@ func TestCancelOwnerInEveryState(t *testing.T) {
 	s.finished("that is all", i)
 }
 
-func TestCoalescing(t *testing.T) {
+func TestB28Coalescing(t *testing.T) {
 	s := start(t, "wants gather only while a message is under way")
 	alice := s.peer("alice")
 	alice.slow = true
@@ -140,7 +140,7 @@ func TestSettledMeanwhile(t *testing.T) {
 	bob.wants("only C is of interest", have(C))
 }
 
-func TestAnnouncedIsAsked(t *testing.T) {
+func TestB13AnnouncedIsAsked(t *testing.T) {
 	s := start(t, "who announces a block is asked for it, and who does not is not")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	x := many("x", 8)
@@ -219,7 +219,7 @@ func spread(t *testing.T, proves string, seed uint64, prepare func(bob, carol *p
 	return p.asked.len, q.asked.len
 }
 
-func TestLoadIsShared(t *testing.T) {
+func TestB15LoadIsShared(t *testing.T) {
 	for seed := range uint64(10) {
 		n, m := spread(t, "peers that are equally fast are asked for about the same", seed, func(bob, carol *peerCtx) {})
 		if n < 8 || m < 8 {
@@ -228,7 +228,7 @@ func TestLoadIsShared(t *testing.T) {
 	}
 }
 
-func TestSpeedIsRegarded(t *testing.T) {
+func TestB15SpeedIsRegarded(t *testing.T) {
 	for seed := range uint64(10) {
 		n, m := spread(t, "a peer that is 4 times as fast is asked for about 4 times as much", seed, func(bob, carol *peerCtx) {
 			bob.rate, carol.rate = 8<<20, 2<<20
@@ -299,7 +299,7 @@ func (s *script) fetch(g GetterID, limit time.Duration, speed map[*player]time.D
 	return count
 }
 
-func TestSpeedIsFollowed(t *testing.T) {
+func TestB15SpeedIsFollowed(t *testing.T) {
 	s := start(t, "of two peers that have everything the faster one delivers most of it")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	x := many("x", 600)
@@ -336,7 +336,7 @@ func choice(t *testing.T, proves string, change ...func(*Config)) (s *script, bo
 	}
 }
 
-func TestPriceAmongEquals(t *testing.T) {
+func TestB19PriceAmongEquals(t *testing.T) {
 	for seed := range uint64(10) {
 		_, bob, carol, decide := choice(t, "of peers that are about equally fast the cheaper one is asked", func(c *Config) { c.Seed = seed })
 		bob.hasFor(5, B)
@@ -355,7 +355,7 @@ func TestPriceAmongEquals(t *testing.T) {
 	}
 }
 
-func TestMaxPrice(t *testing.T) {
+func TestB19MaxPrice(t *testing.T) {
 	s, bob, carol, decide := choice(t, "who asks more than we pay is not asked, on trust neither", func(c *Config) { c.MaxPrice = &wire.Price{31: 4} })
 	bob.hasFor(5, B)
 	decide()
@@ -376,7 +376,7 @@ func TestMaxPrice(t *testing.T) {
 	}
 }
 
-func TestSilenceIsDontHave(t *testing.T) {
+func TestB30SilenceIsDontHave(t *testing.T) {
 	s := start(t, "who stays silent is taken not to have the block: another is asked, and the silent one told that it is over")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	g := s.get(0, A)
@@ -445,7 +445,7 @@ func TestSilenceOfTheOnlyOne(t *testing.T) {
 	s.gets("late is good", g, A)
 }
 
-func TestDontHave(t *testing.T) {
+func TestB14DontHave(t *testing.T) {
 	s := start(t, "who says don't have is believed, and the next is asked")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	s.get(0, A)
@@ -531,7 +531,7 @@ func TestShunnedOnce(t *testing.T) {
 
 func block_() wire.Address { return many("other", 1)[0] }
 
-func TestDisconnect(t *testing.T) {
+func TestB32Disconnect(t *testing.T) {
 	s := start(t, "what was asked of a peer that leaves is asked of another at once")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	g := s.get(0, A)
@@ -544,7 +544,7 @@ func TestDisconnect(t *testing.T) {
 	alice.idle("she is gone")
 }
 
-func TestOldEpoch(t *testing.T) {
+func TestB32OldEpoch(t *testing.T) {
 	s := start(t, "news of an older connection does not touch a newer one")
 	alice := s.peer("alice")
 	s.get(0, A)

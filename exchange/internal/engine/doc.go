@@ -13,12 +13,13 @@
 // # Asking
 //
 // A getter is one request; its wants wait in a backlog, and a window of them is
-// active. An active [want] is in exactly one of three places:
+// active. An active [want] is in exactly one of four places:
 //
 //	seeking  nobody is known who could be asked: peers are told want-have, and
 //	         after a while providers are searched for     (list of its session)
 //	ready    somebody can be asked, as soon as there is room  (list of its getter)
 //	asked    one peer has been sent want-block              (list of that peer)
+//	left     another who wants it too is to fetch it, and hands it on  (list of that peer)
 //
 // Between a want and a peer stands a [link]: what the peer was told, and what it
 // said. The links of a peer are its peer context record: what it has and we
@@ -31,12 +32,14 @@
 //	choose.go   which peer is asked next for which want
 //	answer.go   presences, blocks, bad blocks, time-outs
 //	outbox.go   what is said to a peer, put into messages
+//	crowd.go    peers that want what we want: who fetches what, and who helps whom
 //	search.go   asking again, and searching providers
 //
 // # Serving
 //
 // What peers ask for stands in the [ledger] until it is served, cancelled or the
-// peer leaves. Peers are served in turn, each in the order it asked.
+// peer leaves. Who was sent least is served next, each in the order it asked, but
+// for what several ask for: of that everybody gets another part first.
 //
 //	ledger.go   who wants what of us, within bounds
 //	serve.go    looking up, taking turns, filling messages

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestDelta(t *testing.T) {
+func TestB5Delta(t *testing.T) {
 	s := start(t, "only the first list is full; later ones hold what is new")
 	alice := s.peer("alice")
 	s.get(0, A)
@@ -17,7 +17,7 @@ func TestDelta(t *testing.T) {
 	alice.wants("what is new", probe(B))
 }
 
-func TestListLength(t *testing.T) {
+func TestB3ListLength(t *testing.T) {
 	s := start(t, "a list holds 1024 lines at most; the rest follows in the next, and only the first is full", func(c *Config) { c.Window = 3000 })
 	x := many("x", 2500)
 	s.get(0, x...)
@@ -58,7 +58,7 @@ func TestOutboxIsBounded(t *testing.T) {
 	}
 }
 
-func TestRepeatedWhileNotRead(t *testing.T) {
+func TestB29RepeatedWhileNotRead(t *testing.T) {
 	s := start(t, "a line that waits is not put there twice, however often it would be said again", func(c *Config) { c.Searches = false })
 	alice := s.peer("alice")
 	alice.slow = true
@@ -69,7 +69,7 @@ func TestRepeatedWhileNotRead(t *testing.T) {
 	}
 }
 
-func TestCancelToAllThatWereAsked(t *testing.T) {
+func TestB31CancelToAllThatWereAsked(t *testing.T) {
 	s := start(t, "when a block comes, everybody who was asked for it and did not send it is told")
 	alice, bob, carol := s.peer("alice"), s.peer("bob"), s.peer("carol")
 	g := s.get(0, A)
@@ -88,7 +88,7 @@ func TestCancelToAllThatWereAsked(t *testing.T) {
 	}
 }
 
-func TestUnrequested(t *testing.T) {
+func TestB36Unrequested(t *testing.T) {
 	s := start(t, "a block that nobody wants is counted and goes no further")
 	alice := s.peer("alice")
 	alice.delivers(A)
@@ -101,7 +101,7 @@ func TestUnrequested(t *testing.T) {
 	}
 }
 
-func TestReferenceIsNotProbedBehindItsBack(t *testing.T) {
+func TestB13ReferenceIsNotProbedBehindItsBack(t *testing.T) {
 	s := start(t, "a reference peer is never sent want-have while its want-block stands, for it would not answer; after a cancel it may be")
 	alice := s.peer("alice")
 	g := s.get(0, A)

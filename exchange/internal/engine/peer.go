@@ -196,10 +196,10 @@ func (p *peerCtx) drain() { p.filled = p.filled && p.loaded(7, 8) && p.asked.len
 func (p *peerCtx) able() bool { return (p.offers > 0 || p.trusted > 0) && p.room() }
 
 // depth is how many bytes to have asked of the peer, so that it is never idle:
-// twice what it delivers in the time of an answer.
+// four times what it delivers in the time of an answer, as more may be in it.
 func (p *peerCtx) depth() int {
 	t := max(p.answer, p.latency)
-	return max(minLoad, int(2*p.rate*t.Seconds()))
+	return max(minLoad, int(4*p.rate*t.Seconds()))
 }
 
 // patience is how long the peer may be silent while it owes us blocks.

@@ -8,7 +8,7 @@ import (
 	"github.com/codexchange/codexchange/exchange/wire"
 )
 
-func TestServe(t *testing.T) {
+func TestB20Serve(t *testing.T) {
 	s := start(t, "a want-have is answered with a word, a want-block with the block and no word")
 	s.store(A)
 	alice := s.peer("alice")
@@ -34,7 +34,7 @@ func TestPriceIsTold(t *testing.T) {
 	}
 }
 
-func TestSilenceUnlessAsked(t *testing.T) {
+func TestB22SilenceUnlessAsked(t *testing.T) {
 	s := start(t, "don't have is said only to who asked for it: the reference takes it for have")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	alice.asksQuietly(have(A), block(B))
@@ -45,7 +45,7 @@ func TestSilenceUnlessAsked(t *testing.T) {
 	bob.isTold("and again", hasNot_(A))
 }
 
-func TestStandingWants(t *testing.T) {
+func TestB23StandingWants(t *testing.T) {
 	s := start(t, "what we do not have stands until we do: then the block is sent, or have is said")
 	alice := s.peer("alice")
 	alice.asksQuietly(block(A), have(B))
@@ -60,7 +60,7 @@ func TestStandingWants(t *testing.T) {
 	alice.idle("once")
 }
 
-func TestStandingLeaves(t *testing.T) {
+func TestB23StandingLeaves(t *testing.T) {
 	s := start(t, "leaves that stand are served when they are stored, be they few or many")
 	alice := s.peer("alice")
 	all := leaves(tree, 0, 2400)
@@ -78,7 +78,7 @@ func TestStandingLeaves(t *testing.T) {
 	alice.idle("saying so does not make it so")
 }
 
-func TestAskTwice(t *testing.T) {
+func TestB21AskTwice(t *testing.T) {
 	s := start(t, "asking twice is one ask; asking for what was delivered is another")
 	alice := s.peer("alice")
 	alice.slow = true
@@ -142,7 +142,7 @@ func TestCancelOnTheWay(t *testing.T) {
 	alice.gets("only B is tried again", B)
 }
 
-func TestFullListDoesNotReplace(t *testing.T) {
+func TestB33FullListDoesNotReplace(t *testing.T) {
 	s := start(t, "a full list does not take back what it leaves out: the reference leaves out what it asked for")
 	alice := s.peer("alice")
 	alice.asksQuietly(block(A))
@@ -192,7 +192,7 @@ func TestClientOnly(t *testing.T) {
 	s.finished("it asks all the same", g)
 }
 
-func TestMessageOfBlocks(t *testing.T) {
+func TestB26MessageOfBlocks(t *testing.T) {
 	s := start(t, "a message holds 20 blocks, and 1 MiB unless one block alone is larger")
 	alice := s.peer("alice")
 	alice.slow = true
@@ -236,7 +236,7 @@ func TestTwoMessagesAhead(t *testing.T) {
 	alice.gets("everything in the end", x...)
 }
 
-func TestServingBytes(t *testing.T) {
+func TestB25ServingBytes(t *testing.T) {
 	s := start(t, "no more is in memory on its way out than allowed, to all peers together, and everybody gets a turn",
 		func(c *Config) { c.ServingBytes = 3 << 20 })
 	x := many("x", 100)
@@ -272,7 +272,7 @@ func TestServingBytes(t *testing.T) {
 	}
 }
 
-func TestBigAndSmall(t *testing.T) {
+func TestB25BigAndSmall(t *testing.T) {
 	s := start(t, "a peer that asks for a little is not kept waiting by one that asks for much", func(c *Config) { c.ServingBytes = 2 << 20 })
 	big, small := s.peer("big"), s.peer("small")
 	big.slow, small.slow = true, true
@@ -286,7 +286,7 @@ func TestBigAndSmall(t *testing.T) {
 	small.gets("but its turn is next", A)
 }
 
-func TestLargeBlocksPayInTurns(t *testing.T) {
+func TestB25LargeBlocksPayInTurns(t *testing.T) {
 	s := start(t, "turns are counted in bytes: who gets 4 MiB blocks gets one while another gets 4 MiB of small ones", func(c *Config) { c.ServingBytes = 1 })
 	big, small := s.peer("big"), s.peer("small")
 	big.slow, small.slow = true, true
@@ -348,7 +348,7 @@ func TestMissingAndBack(t *testing.T) {
 	alice.isTold("no word")
 }
 
-func TestStoredWhileLookedUp(t *testing.T) {
+func TestB27StoredWhileLookedUp(t *testing.T) {
 	s := start(t, "a block that is stored while it is looked up is not missed")
 	alice := s.peer("alice")
 	s.watch.event(WantlistIn{Peer: "alice", List: wire.WantList{Entries: []wire.Entry{{Address: A}}}})
@@ -437,7 +437,7 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	}
 }
 
-func TestServeWhileFetching(t *testing.T) {
+func TestB37ServeWhileFetching(t *testing.T) {
 	s := start(t, "a block that arrives for a getter and is stored goes on to who waits for it, but not back to who sent it")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	bob.asksQuietly(block(A))

@@ -11,7 +11,7 @@ import (
 	"github.com/codexchange/codexchange/exchange/wire"
 )
 
-func TestSessionReuse(t *testing.T) {
+func TestB1SessionReuse(t *testing.T) {
 	s := start(t, "the second request of a session goes straight to the peer that served the first, and to nobody else")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	g := s.get(1, A)
@@ -38,7 +38,7 @@ func TestSessionReuse(t *testing.T) {
 	bob.wants("what a session knew goes with it", have(D))
 }
 
-func TestTrustGrowsAndDrops(t *testing.T) {
+func TestB18TrustGrowsAndDrops(t *testing.T) {
 	s := start(t, "how much a member is asked on trust doubles with each hit and is cut by each miss, and then everybody is probed again")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	s.get(1, A)
@@ -147,14 +147,14 @@ func TestGuessIsPassedOn(t *testing.T) {
 	bob.wants("and left for the announcer", block(A))
 }
 
-func TestNobodyThere(t *testing.T) {
+func TestB2NobodyThere(t *testing.T) {
 	s := start(t, "without peers providers are searched at once")
 	s.get(0, A)
 	s.advance(0)
 	s.searches("there is nobody to wait for", A.Root)
 }
 
-func TestSearchDelay(t *testing.T) {
+func TestB9SearchDelay(t *testing.T) {
 	s := start(t, "connected peers have a second to announce before providers are searched")
 	alice := s.peer("alice")
 	alice.slow = true
@@ -165,7 +165,7 @@ func TestSearchDelay(t *testing.T) {
 	s.searches("now, for what nobody is asked for", B.Root)
 }
 
-func TestSearchBackOff(t *testing.T) {
+func TestB12SearchBackOff(t *testing.T) {
 	s := start(t, "searches of a session are at least 3 s apart, and twice as far each time until a block comes; one runs for a key at a time")
 	s.get(0, A)
 	s.advance(0)
@@ -208,7 +208,7 @@ func TestSearchAfterProgress(t *testing.T) {
 	s.searches("3 s are enough", B.Root)
 }
 
-func TestLastDontHave(t *testing.T) {
+func TestB10LastDontHave(t *testing.T) {
 	s := start(t, "when the last peer that might have had a block says that it has not, providers are searched at once")
 	alice, bob := s.peer("alice"), s.peer("bob")
 	s.get(0, A, B)
@@ -242,7 +242,7 @@ func TestSearchStorm(t *testing.T) {
 	}
 }
 
-func TestSearchIsRandom(t *testing.T) {
+func TestB11SearchIsRandom(t *testing.T) {
 	s := start(t, "what cannot be found does not stand in the way of what can: any seeking want may be searched")
 	s.get(0, many("x", 10)...)
 	seen := map[string]bool{}
@@ -514,7 +514,7 @@ func TestSixteenMillionLeaves(t *testing.T) {
 	}
 }
 
-func TestRefresh(t *testing.T) {
+func TestB10Refresh(t *testing.T) {
 	s := start(t, "who does not answer is asked again after 1, 2, 4 … 36 s, in full lists", func(c *Config) { c.Searches = false })
 	alice := s.peer("alice")
 	alice.slow = true
@@ -584,7 +584,7 @@ func TestSearchWhileOnTrial(t *testing.T) {
 	s.searches("nobody waits any more")
 }
 
-func TestValueOfConnections(t *testing.T) {
+func TestB36ValueOfConnections(t *testing.T) {
 	s := start(t, "the more blocks went between us and a peer, the more its connection is worth; pushes count for nothing")
 	alice := s.peer("alice")
 	if alice.value != 0 {

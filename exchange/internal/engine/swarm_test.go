@@ -47,13 +47,12 @@ type node struct {
 	inUntil  time.Time // the way in is busy until then
 	wakeAt   time.Time
 
-	wanted    map[wire.Address]int // what it asked for that has not come, and its size
-	got       []wire.Address       // in the order it came
-	doneAt    time.Time
-	sent      int  // bytes of blocks
-	unneeded  bool // it may lack blocks in the end
-	forgetful bool // as a reference node: a want-have is answered at once or never
-	onGot     func(a wire.Address)
+	wanted   map[wire.Address]int // what it asked for that has not come, and its size
+	got      []wire.Address       // in the order it came
+	doneAt   time.Time
+	sent     int  // bytes of blocks
+	unneeded bool // it may lack blocks in the end
+	onGot    func(a wire.Address)
 }
 
 // A pipe carries messages from one node to another: lists go before blocks, and
@@ -416,19 +415,136 @@ func (c crowdOf) run(t *testing.T, change ...func(*Config)) crowdResult {
 	return r
 }
 
-func TestCrowdFigures(t *testing.T) {
-	for _, c := range []crowdOf{
-		{rtt: 20 * time.Millisecond, rate: 200 * mbit, leechers: 4, size: 64 << 10, blocks: 1024},
-		{rtt: 20 * time.Millisecond, rate: 200 * mbit, leechers: 4, size: 256 << 10, blocks: 256},
-		{rtt: 20 * time.Millisecond, rate: 200 * mbit, leechers: 4, size: 64 << 10, blocks: 1024, stagger: 300 * time.Millisecond},
-		{rtt: 20 * time.Millisecond, rate: 200 * mbit, leechers: 4, size: 64 << 10, blocks: 4096},
-		{rtt: time.Millisecond, rate: 4000 * mbit, leechers: 4, size: 64 << 10, blocks: 2048},
-		{rtt: time.Millisecond, rate: 4000 * mbit, leechers: 4, size: 256 << 10, blocks: 512},
-		{rtt: 100 * time.Millisecond, rate: 200 * mbit, leechers: 4, size: 256 << 10, blocks: 512},
-		{rtt: 20 * time.Millisecond, rate: 200 * mbit, leechers: 12, size: 64 << 10, blocks: 1024},
-		{rtt: 20 * time.Millisecond, rate: 200 * mbit, leechers: 4, size: 1 << 20, blocks: 64},
-		{rtt: 20 * time.Millisecond, rate: 200 * mbit, leechers: 1, size: 64 << 10, blocks: 1024},
+func TestCrowdServesItself(t *testing.T) {
+	link, loopback := 20*time.Millisecond, time.Millisecond
+	for _, c := range []struct {
+		crowdOf
+		copies, bound float64
+	}{
+		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 64 << 10, blocks: 1024}, 1.5, 2},
+		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 256 << 10, blocks: 256}, 1.5, 2},
+		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 1 << 20, blocks: 64}, 1.5, 2},
+		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 64 << 10, blocks: 4096}, 1.5, 2}, // four windows
+		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 64 << 10, blocks: 1024, stagger: 300 * time.Millisecond}, 1.5, 2},
+		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 12, size: 64 << 10, blocks: 1024}, 1.5, 2},
+		{crowdOf{rtt: loopback, rate: 4000 * mbit, leechers: 4, size: 64 << 10, blocks: 2048}, 1.5, 2},
+		{crowdOf{rtt: 5 * link, rate: 200 * mbit, leechers: 4, size: 256 << 10, blocks: 512}, 1.5, 2},
+		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 1, size: 64 << 10, blocks: 1024}, 1, 1.05},
 	} {
-		t.Logf("%+v\n   %v", c, c.run(t))
+		r := c.run(t)
+		t.Logf("%d leechers, %d blocks of %d KiB, round trip %v, %v apart: %v", c.leechers, c.blocks, c.size>>10, c.rtt, c.stagger, r)
+		if r.copies > c.copies || r.bound > c.bound || r.dups > 0.15 {
+			t.Errorf("want at most %.1f copies, %.2f of the bound, and 0.15 duplicates", c.copies, c.bound)
+		}
+	}
+}
+
+// read has a node read a list in order, wanting the next blocks up to a window ahead.
+func (n *node) read(window, size int, list []wire.Address) {
+	for _, a := range list {
+		n.wanted[a] = size
+	}
+	asked, read := 0, 0
+	var more func()
+	more = func() {
+		for read < asked && !n.lacks(list[read]) {
+			read++
+		}
+		for asked < len(list) && asked < read+window {
+			asked++
+			n.step(Want{Getter: GetterID(asked), Session: 1, Wants: []wire.Want{wire.WantCid(list[asked-1].Root)}})
+		}
+	}
+	n.onGot = func(wire.Address) { more() }
+	more()
+}
+
+func (n *node) lacks(a wire.Address) bool { _, ok := n.wanted[a]; return ok }
+
+// Readers are in a hurry for what they read next, so that a crowd of them serves
+// itself less well.
+func TestCrowdOfReaders(t *testing.T) {
+	for _, size := range []int{64 << 10, 256 << 10} {
+		for _, apart := range []time.Duration{0, 100 * time.Millisecond, 500 * time.Millisecond} {
+			s := newSwarm(t, 20*time.Millisecond)
+			x := many("swarm", 64<<20/size)
+			seeder := s.node("seeder", 200*mbit, 200*mbit)
+			seeder.has(size, x...)
+			for i := range 4 {
+				n := s.node(fmt.Sprint("leecher", i), 200*mbit, 200*mbit)
+				n.wanted[x[0]] = size
+				s.in(time.Second+time.Duration(i)*apart, func() { n.read(8<<20/size, size, x) })
+			}
+			s.run(time.Minute)
+			var last time.Duration
+			for _, n := range s.nodes[1:] {
+				last = max(last, n.doneAt.Sub(s.begun)-time.Second)
+			}
+			copies := float64(seeder.sent) / (64 << 20)
+			t.Logf("4 readers, %d KiB, %v apart: seeder sent %.2f copies, it took %v", size>>10, apart, copies, last)
+			if copies > 2 || last > 6*time.Second {
+				t.Errorf("want 2 copies and 6 s at most; without each other it would be 4 and 11 s")
+			}
+		}
+	}
+}
+
+func TestAFastNodeInASlowCrowd(t *testing.T) {
+	for _, slow := range []float64{100, 20, 4} {
+		s := newSwarm(t, 20*time.Millisecond)
+		const size = 256 << 10
+		x := many("swarm", 64<<20/size)
+		seeder := s.node("seeder", 1000*mbit, 1000*mbit)
+		seeder.has(size, x...)
+		fast := s.node("fast", 1000*mbit, 1000*mbit)
+		fast.wanted[x[0]] = size
+		s.in(time.Second, func() { fast.get(1, size, x...) })
+		for i := range 3 {
+			n := s.node(fmt.Sprint("slow", i), slow*mbit, slow*mbit)
+			n.unneeded = true
+			s.in(time.Second, func() { n.get(1, size, x...) })
+		}
+		s.run(time.Minute)
+		took := fast.doneAt.Sub(s.begun) - time.Second
+		t.Logf("among three with %v Mbit/s: %v", slow, took)
+		if took > 2500*time.Millisecond {
+			t.Errorf("a node with 1 Gbit/s took %v, want 2.5 s at most; alone it takes 0.7 s", took)
+		}
+	}
+}
+
+func TestB26PipelineFillsTheLink(t *testing.T) {
+	// One block in flight is never the limit, however long the round trip.
+	for _, size := range []int{64 << 10, 256 << 10, 1 << 20} {
+		for _, rtt := range []time.Duration{20 * time.Millisecond, 100 * time.Millisecond} {
+			s := newSwarm(t, rtt)
+			x := many("swarm", 256<<20/size)
+			seeder := s.node("seeder", 1000*mbit, 1000*mbit)
+			seeder.has(size, x...)
+			n := s.node("leecher", 1000*mbit, 1000*mbit)
+			n.get(1, size, x...)
+			s.run(time.Minute)
+			took := n.doneAt.Sub(s.begun)
+			share := float64(256<<20) / (1000 * mbit) / took.Seconds()
+			t.Logf("%d KiB, round trip %v: %.2f of the link", size>>10, rtt, share)
+			if share < 0.8 {
+				t.Errorf("want 0.8 of the link at least")
+			}
+		}
+	}
+}
+
+func TestALoneGetBlockIsSentAtOnce(t *testing.T) {
+	// One block after another costs a round trip each, and its time on the link.
+	s := newSwarm(t, 100*time.Millisecond)
+	x := many("swarm", 20)
+	seeder := s.node("seeder", 1000*mbit, 1000*mbit)
+	seeder.has(64<<10, x...)
+	n := s.node("leecher", 1000*mbit, 1000*mbit)
+	n.read(1, 64<<10, x)
+	s.run(time.Minute)
+	each := n.doneAt.Sub(s.begun) / 20
+	if each > 115*time.Millisecond {
+		t.Errorf("a block takes %v, want 1.15 round trips at most: 115 ms", each)
 	}
 }
