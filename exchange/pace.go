@@ -11,6 +11,10 @@ const (
 	// up, a round trip each time; several together fill a long way sooner, and fill
 	// it whole.
 	streamShare = 128 << 10
+	// streamRate is how much goes through one stream, bytes/s, before another is of
+	// use on the shortest way too: at either end one goroutine copies what passes, and
+	// at one of them hashes it, and several share that among cores.
+	streamRate = 100_000_000
 	// paceSpan is over how long the pace is measured, and looked at.
 	paceSpan = 50 * time.Millisecond
 	// paceGap is the longest time without a message that counts as one stretch.
@@ -58,12 +62,11 @@ func (p *pace) due() bool {
 	return was
 }
 
-// streams is how many streams it takes to carry what is on its way at this pace,
-// if a round trip takes so long, from 1 to limit. Nothing is known of a latency of
-// 0.
+// streams is how many streams it takes to keep up this pace, if a round trip takes
+// so long, from 1 to limit. Nothing is known of a latency of 0.
 func (p *pace) streams(latency time.Duration, limit int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := 1 + int(p.rate*latency.Seconds()/streamShare)
+	n := 1 + int(p.rate*latency.Seconds()/streamShare+p.rate/streamRate)
 	return max(1, min(n, limit, maxStreams))
 }
