@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"github.com/ipfs/boxo/blockstore"
 	boxo "github.com/ipfs/boxo/exchange"
 	"github.com/ipfs/boxo/exchange/offline"
@@ -167,11 +168,38 @@ func startBlockexc(n needs, config json.RawMessage) (Exchange, error) {
 	return blockexcExchange{x}, nil
 }
 
+// blockexcConfig is what can be configured of the Codex block exchange.
+type blockexcConfig struct {
+	// ReadAhead is how much a session may fetch ahead of its caller: a size such as
+	// "16MiB", or "off". Empty: exchange.Config's default.
+	ReadAhead string
+}
+
+func (c blockexcConfig) apply(cfg *exchange.Config) error {
+	switch c.ReadAhead {
+	case "":
+	case "off":
+		cfg.ReadAhead = -1
+	default:
+		n, err := humanize.ParseBytes(c.ReadAhead)
+		if err != nil || n == 0 || n > 1<<30 {
+			return fmt.Errorf("ReadAhead is %q, want \"off\" or a size of up to 1GiB such as \"16MiB\"", c.ReadAhead)
+		}
+		cfg.ReadAhead = int(n)
+	}
+	return nil
+}
+
 // newBlockexc makes the Codex block exchange, in whichever process this is. What
-// is configured goes into cfg: nothing so far.
+// is configured goes into cfg.
 func newBlockexc(h host.Host, config json.RawMessage, cfg exchange.Config) (_ *exchange.Exchange, err error) {
 	if len(config) > 0 {
-		if err := strictJSON(config, new(struct{})); err != nil {
+		var c blockexcConfig
+		err := strictJSON(config, &c)
+		if err == nil {
+			err = c.apply(&cfg)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("configuration of %s: %w", Blockexc, err)
 		}
 	}

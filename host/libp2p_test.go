@@ -51,7 +51,7 @@ func TestAnnounced(t *testing.T) {
 // accepts, connections above the limit it closes, and what cannot be used it says.
 func TestSwarm(t *testing.T) {
 	seen := func(s Swarm) *Node {
-		n, err := New(Options{Dir: t.TempDir(), Swarm: s})
+		n, err := New(t.Context(), Options{Dir: t.TempDir(), Swarm: s})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,7 +110,7 @@ func TestSwarm(t *testing.T) {
 		{Swarm{Trusted: []string{"here"}}, `trusted address "here"`},
 		{Swarm{LowWater: 2, HighWater: -1}, "HighWater is -1"},
 	} {
-		if n, err := New(Options{Dir: t.TempDir(), Swarm: c.swarm}); err == nil || !strings.Contains(err.Error(), c.want) {
+		if n, err := New(t.Context(), Options{Dir: t.TempDir(), Swarm: c.swarm}); err == nil || !strings.Contains(err.Error(), c.want) {
 			if err == nil {
 				n.Close()
 			}

@@ -96,8 +96,9 @@ type Node struct {
 }
 
 // New starts a node. It listens at once and serves the blocks of its store to
-// whoever connects, until Close; and dials whom Options.Routing says.
-func New(opts Options) (_ *Node, err error) {
+// whoever connects, until Close; and dials whom Options.Routing says. Ctx bounds the
+// start alone: a plugin may take its time.
+func New(ctx context.Context, opts Options) (_ *Node, err error) {
 	if opts.Dir == "" && opts.Blocks == nil {
 		return nil, errors.New("start node: no directory: Options.Dir is empty")
 	}
@@ -133,7 +134,7 @@ func New(opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	if !opts.Offline {
-		if err := n.goOnline(opts); err != nil {
+		if err := n.goOnline(ctx, opts); err != nil {
 			return nil, err
 		}
 	}
@@ -143,13 +144,16 @@ func New(opts Options) (_ *Node, err error) {
 	}
 	n.dag = merkledag.NewDAGService(n.service)
 	n.local = merkledag.NewDAGService(n.store.Service(offline.Exchange(n.store)))
-	pins, err := dspinner.New(context.Background(), n.datastore, n.dag)
+	if n.providing != nil && !n.router.CanProvide() {
+		n.providing = nil // there is nobody to tell
+	}
+	pins, err := dspinner.New(ctx, n.datastore, n.dag)
 	if err != nil {
 		return nil, fmt.Errorf("open pins: %w", err)
 	}
 	n.closers = append(n.closers, pins.Close)
 	n.pins = n.providing.pinner(pins)
-	if n.providing != nil && n.router.CanProvide() {
+	if n.providing != nil {
 		if err := n.providing.begin(n, opts.Routing.Provide.Interval); err != nil {
 			return nil, err
 		}
@@ -182,7 +186,7 @@ func (n *Node) openStores(opts Options) error {
 }
 
 // goOnline starts the libp2p host, the exchanges, and the search for peers.
-func (n *Node) goOnline(opts Options) (err error) {
+func (n *Node) goOnline(ctx context.Context, opts Options) (err error) {
 	if opts.Identity == nil {
 		if opts.Identity, err = NewIdentity(); err != nil {
 			return err
@@ -203,7 +207,7 @@ func (n *Node) goOnline(opts Options) (err error) {
 	if n.router.Active() {
 		need.router = n.router
 	}
-	n.exchanges, err = startExchanges(context.Background(), opts.Use, opts.Plugins, need)
+	n.exchanges, err = startExchanges(ctx, opts.Use, opts.Plugins, need)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 // start starts a node in a directory of its own, and closes it with the test.
 func start(t *testing.T, exchange string) *Node {
 	t.Helper()
-	n, err := New(Options{Dir: t.TempDir(), Use: []string{exchange}})
+	n, err := New(t.Context(), Options{Dir: t.TempDir(), Use: []string{exchange}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func sum(t *testing.T, data []byte) mh.Multihash {
 // makes it, and lies where Kubo's flatfs would look for it.
 func TestAddLikeKubo(t *testing.T) {
 	dir := t.TempDir()
-	n, err := New(Options{Dir: dir, Use: []string{Bitswap}})
+	n, err := New(t.Context(), Options{Dir: dir, Use: []string{Bitswap}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,6 +214,8 @@ func TestNewRefuses(t *testing.T) {
 			`configuration of blockexc: json: unknown field "speed"`},
 		{"wrong configuration", Options{Dir: t.TempDir(), Use: []string{Blockexc}, Plugins: map[string]Plugin{Blockexc: {Config: []byte(`{"speed": 11}`)}}},
 			`configuration of blockexc: json: unknown field "speed"`},
+		{"no size", Options{Dir: t.TempDir(), Use: []string{Blockexc}, Plugins: map[string]Plugin{Blockexc: {Config: []byte(`{"ReadAhead": "much"}`)}}},
+			`configuration of blockexc: ReadAhead is "much", want "off" or a size of up to 1GiB such as "16MiB"`},
 		{"no path", Options{Dir: t.TempDir(), Use: []string{"x"}, Plugins: map[string]Plugin{"x": {}}}, "the plugin has no Path"},
 		{"no sum", Options{Dir: t.TempDir(), Use: []string{"x"}, Plugins: map[string]Plugin{"x": {Path: "/bin/true"}}}, "SHA256 is missing: sha256sum /bin/true prints it"},
 		{"wrong sum", Options{Dir: t.TempDir(), Use: []string{"x"}, Plugins: map[string]Plugin{"x": {Path: file, SHA256: strings.Repeat("00", 32)}}}, "want an executable file"},
@@ -221,7 +223,7 @@ func TestNewRefuses(t *testing.T) {
 		{"bad address", Options{Dir: t.TempDir(), Use: []string{Bitswap}, Listen: []string{"here"}}, "here"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if n, err := New(c.opts); err == nil {
+			if n, err := New(t.Context(), c.opts); err == nil {
 				n.Close()
 				t.Errorf("got a node, want an error with %q", c.want)
 			} else if !strings.Contains(err.Error(), c.want) {
@@ -246,7 +248,7 @@ func TestRestart(t *testing.T) {
 	var id peer.ID
 	for i, name := range Exchanges() {
 		opts.Use = []string{name}
-		n, err := New(opts)
+		n, err := New(t.Context(), opts)
 		if err != nil {
 			t.Fatal(err)
 		}

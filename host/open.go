@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -14,9 +15,9 @@ import (
 )
 
 // Open starts a node over a repo, as the repo's configuration says; offline if it
-// shall only use what is there. The repo remains the caller's, to be closed after
+// shall only use what is there. Ctx bounds the start alone. The repo remains the caller's, to be closed after
 // the node. Each of more may change the options once they are made.
-func Open(r *repo.Repo, offline bool, log *slog.Logger, more ...func(*Options)) (*Node, error) {
+func Open(ctx context.Context, r *repo.Repo, offline bool, log *slog.Logger, more ...func(*Options)) (*Node, error) {
 	c := r.Config()
 	opts := Options{
 		Blocks: r.Blocks(), Datastore: r.Datastore(), Identity: r.Identity(),
@@ -32,7 +33,7 @@ func Open(r *repo.Repo, offline bool, log *slog.Logger, more ...func(*Options)) 
 	for _, change := range more {
 		change(&opts)
 	}
-	return New(opts)
+	return New(ctx, opts)
 }
 
 // contact is what the configuration says of connections and routing.

@@ -33,7 +33,7 @@ func TestPeersInRepo(t *testing.T) {
 	id := other.AddrInfo().ID
 	for i := range 2 {
 		r := openRepo(t, dir)
-		n, err := Open(r, false, slog.New(slog.DiscardHandler), func(o *Options) { o.Use, o.Routing.Recall = nil, -1 })
+		n, err := Open(t.Context(), r, false, slog.New(slog.DiscardHandler), func(o *Options) { o.Use, o.Routing.Recall = nil, -1 })
 		if err != nil {
 			t.Fatal(err)
 		}

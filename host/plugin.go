@@ -82,6 +82,11 @@ func (x inspected) Inspect() (remote.Stat, error) {
 			"asked":              s.Asked,
 			"timed_out":          s.TimedOut,
 			"sends_failed":       s.SendsFailed,
+
+			"read_ahead_used":         s.ReadAheadUsed,
+			"read_ahead_used_bytes":   s.ReadAheadUsedBytes,
+			"read_ahead_wasted":       s.ReadAheadWasted,
+			"read_ahead_wasted_bytes": s.ReadAheadWastedBytes,
 		},
 	}, nil
 }

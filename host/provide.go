@@ -47,20 +47,24 @@ const (
 var lastReprovide = provider.DefaultKeyPrefix.ChildString("reprovide/lastreprovide")
 
 // A providing tells routing of blocks, through boxo's queue, which is on disk and
-// outlives the node. What reports blocks may do so before it has begun, and when
-// it has ended: they are dropped then, and told of with all others next time.
+// outlives the node. What reports blocks may do so when it has ended too: they are
+// told of with all others, soon after the next start.
 type providing struct {
 	strategy string
-	node     *Node // set by begin
-	system   atomic.Pointer[provider.System]
+	node     *Node        // set by begin
 	untold   atomic.Int64 // blocks that came since begin, and others have not been told of
 	cut      atomic.Bool  // a block was not told of because the node ends
+	again    sync.Once    // see tellAll
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
-	mu     sync.Mutex
+	calls  sync.WaitGroup // of the router; Add under mu, and not once closed
+
+	// mu is held, to read, while something is put into the queue, which takes nothing
+	// while it closes. It guards system and closed.
+	mu     sync.RWMutex
+	system provider.System // nil before begin
 	closed bool
-	calls  sync.WaitGroup // of the router; Add under mu
 }
 
 // newProviding returns nil if nothing is to be told.
@@ -96,12 +100,16 @@ func (p *providing) StartProviding(_ bool, keys ...mh.Multihash) error {
 }
 
 func (p *providing) enqueue(c cid.Cid) error {
-	system := p.system.Load()
-	if system == nil {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	switch {
+	case p.system == nil:
 		return nil
+	case p.closed:
+		return p.tellAll()
 	}
 	p.untold.Add(1)
-	return (*system).Provide(p.ctx, c, true)
+	return p.system.Provide(p.ctx, c, true)
 }
 
 // begin tells others from now on.
@@ -112,7 +120,9 @@ func (p *providing) begin(n *Node, interval time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("start providing: %w", err)
 	}
-	p.system.Store(&system)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.system = system
 	return nil
 }
 
@@ -144,14 +154,14 @@ func (p *providing) Provide(ctx context.Context, c cid.Cid, _ bool) error {
 // tell tells others of a block. One that comes before there is anybody waits: else
 // it would be told of only with all others.
 func (p *providing) tell(ctx context.Context, c cid.Cid) (err error) {
-	p.mu.Lock()
+	p.mu.RLock()
 	if p.closed {
-		p.mu.Unlock()
+		p.mu.RUnlock()
 		p.cut.Store(true)
 		return nil
 	}
 	p.calls.Add(1)
-	p.mu.Unlock()
+	p.mu.RUnlock()
 	defer p.calls.Done()
 	defer func() {
 		if err != nil && p.ctx.Err() != nil {
@@ -190,22 +200,23 @@ func (p *providing) ProvideMany(ctx context.Context, keys []mh.Multihash) error 
 }
 
 // close stops telling and waits for who does. boxo takes blocks off the queue long
-// before it tells of them, and loses them: if there were such, all is told of soon
-// after the next start.
+// before it tells of them, and loses them.
 func (p *providing) close() error {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
 	p.cancel()
-	system := p.system.Swap(nil)
-	if system == nil {
-		return nil
-	}
-	err := (*system).Close()
+	err := p.system.Close()
 	p.calls.Wait()
 	if p.cut.Load() || p.untold.Load() > 0 {
-		err = errors.Join(err, p.node.datastore.Delete(context.Background(), lastReprovide))
+		err = errors.Join(err, p.tellAll())
 	}
+	return err
+}
+
+// tellAll has everything told of again soon after the next start.
+func (p *providing) tellAll() (err error) {
+	p.again.Do(func() { err = p.node.datastore.Delete(context.Background(), lastReprovide) })
 	return err
 }
 
@@ -247,9 +258,6 @@ func (t tellingPinner) Update(ctx context.Context, from, to cid.Cid, unpin bool)
 
 // pinned has others told of what was pinned. It fails when ctx ends.
 func (p *providing) pinned(ctx context.Context, root cid.Cid, recursive bool) error {
-	if p.system.Load() == nil {
-		return nil
-	}
 	if p.strategy == ProvideRoots || !recursive {
 		return p.enqueue(root)
 	}

@@ -17,7 +17,7 @@ import (
 // startProviding starts a node in a DHT of its own, in which nobody is to be told.
 func startProviding(t *testing.T, strategy string, data ds.Batching) *Node {
 	t.Helper()
-	n, err := New(Options{Dir: t.TempDir(), Datastore: data, Direct: true, Routing: Routing{
+	n, err := New(t.Context(), Options{Dir: t.TempDir(), Datastore: data, Direct: true, Routing: Routing{
 		RouterOptions: finding.RouterOptions{Type: finding.DHT}, Provide: Provide{Strategy: strategy, Interval: 22 * time.Hour},
 	}})
 	if err != nil {

@@ -242,6 +242,11 @@ func archive(w io.Writer, f files.Node, name string, asTar bool, level int) (err
 	return finish()
 }
 
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 // writeGot writes to the disk what get has got.
 func writeGot(res cmds.Response, re cmds.ResponseEmitter) error {
 	req := res.Request()
@@ -264,6 +269,9 @@ func writeGot(res cmds.Response, re cmds.ResponseEmitter) error {
 	}
 	if level != gzip.NoCompression && !strings.HasSuffix(to, ".gz") {
 		to += ".gz"
+	}
+	if dir := filepath.Dir(filepath.Clean(to)); !isDir(dir) {
+		return fmt.Errorf("write %s: there is no directory %s", to, dir)
 	}
 	stdout, stderr := re.(cli.ResponseEmitter).Stdout(), re.(cli.ResponseEmitter).Stderr()
 	bar := newBar(stderr, int64(res.Length()), !option[bool](req, progressOption))

@@ -96,7 +96,7 @@ func (e *Env) Node() (*host.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.node, err = host.Open(r, true, e.log); err != nil {
+	if e.node, err = host.Open(context.Background(), r, true, e.log); err != nil {
 		return nil, err
 	}
 	return e.node, nil

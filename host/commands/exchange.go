@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-cidutil"
 	cmds "github.com/ipfs/go-ipfs-cmds"
@@ -307,7 +308,7 @@ func exchangeLedgerCommand() *cmds.Command {
 					}
 					fmt.Fprintf(&b, "\tbytes sent: %s\n\tbytes received: %s\n", size(l.BytesSent), size(l.BytesReceived))
 					for _, k := range slices.Sorted(maps.Keys(l.More)) {
-						fmt.Fprintf(&b, "\t%s: %v\n", printable(strings.ReplaceAll(k, "_", " ")), l.More[k])
+						fmt.Fprintf(&b, "\t%s\n", printable(ledgerLine(k, l.More[k], size)))
 					}
 				}
 				_, err := io.WriteString(w, b.String())
@@ -315,6 +316,19 @@ func exchangeLedgerCommand() *cmds.Command {
 			}),
 		},
 	}
+}
+
+// ledgerLine is what an exchange tells besides, for people.
+func ledgerLine(name string, v float64, size func(uint64) string) string {
+	what, isTime := strings.CutSuffix(name, "_ms")
+	text := humanize.FtoaWithDigits(v, 1)
+	switch {
+	case isTime:
+		text += " ms"
+	case name == "rate" && v >= 0: // of blockexc
+		what, text = "bytes per second", size(uint64(v))
+	}
+	return strings.ReplaceAll(what, "_", " ") + ": " + text
 }
 
 func ledgerOf(ctx context.Context, x host.Running, id peer.ID) (Ledger, bool, error) {

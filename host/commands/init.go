@@ -31,7 +31,7 @@ func initCommand() *cmds.Command {
 	)
 	var profiles strings.Builder
 	for _, p := range repo.Profiles() {
-		fmt.Fprintf(&profiles, "  %-8s %s\n", p.Name, p.Description)
+		fmt.Fprintf(&profiles, "  %-8s %s\n", p.Name, strings.ReplaceAll(wrapTo(p.Description, helpWidth-11), "\n", "\n           "))
 	}
 	return &cmds.Command{
 		Helptext: cmds.HelpText{
@@ -98,7 +98,11 @@ Profiles:
 				for _, note := range out.Notes {
 					fmt.Fprintf(w, "note: %s\n", note)
 				}
-				_, err := fmt.Fprintln(w, "Run 'host daemon' to start the node.")
+				where := ""
+				if dir := option[string](req, repoOption); dir != "" {
+					where = "--" + repoOption + " " + dir + " "
+				}
+				_, err := fmt.Fprintf(w, "Run 'host %sdaemon' to start the node.\n", where)
 				return err
 			}),
 		},

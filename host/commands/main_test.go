@@ -176,7 +176,8 @@ Ratio: 1.000000
 
 
 `
-	treeCAR = "575b316721958d623789c92753af2eb0cd349da0e37277be950683e7446f6d91" // SHA-256
+	treeLeaf = "QmUgZfJeCMSHu3ZRfBxLkwZRKym1hokfjCN6UUZgh4Eyc6"                   // a part of big
+	treeCAR  = "575b316721958d623789c92753af2eb0cd349da0e37277be950683e7446f6d91" // SHA-256
 
 	helloCID = "QmZULkCELmmk5XNfCgTnCyFgAVxBRBXyDHGGMVoLFLiXEN" // "hello\n"
 )
@@ -208,7 +209,7 @@ func openNode(t *testing.T, dir string) (*host.Node, *repo.Repo) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := host.Open(r, false, nil)
+	n, err := host.Open(t.Context(), r, false, nil)
 	if err != nil {
 		r.Close()
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	cmds "github.com/ipfs/go-ipfs-cmds"
 
 	"github.com/codexchange/codexchange/host/repo"
@@ -35,6 +37,36 @@ func TestTree(t *testing.T) {
 			t.Errorf("%v does nothing", path)
 		}
 	})
+}
+
+// Garbage is not collected for somebody who has gone: the pins are not all known then.
+func TestCollectEnded(t *testing.T) {
+	s := newShell(t)
+	s.ok("add", "-r", makeTree(t))
+	n, _ := openNode(t, s.dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 { // the listings choose at random what they see first
+		err := CollectGarbage(ctx, n, func(c cid.Cid, err error) error {
+			t.Errorf("%s was removed, or not: %v, want that nothing is", c, err)
+			return nil
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v, want %v", err, context.Canceled)
+		}
+	}
+}
+
+// What an exchange tells of a peer has units, and no more digits than a person reads.
+func TestLedgerLine(t *testing.T) {
+	for name, c := range map[string]struct {
+		v    float64
+		want string
+	}{"latency_ms": {19.827025000000003, "latency: 19.8 ms"}, "rate": {1.1994443604995841e+08, "bytes per second: 120 MB"}, "timed_out": {1807, "timed out: 1807"}} {
+		if got := ledgerLine(name, c.v, humanBytes); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
 }
 
 // init makes a repo once, says who the node is, and what an ed25519 key means.

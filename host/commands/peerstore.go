@@ -154,7 +154,7 @@ func contact(connected bool, seen time.Time) string {
 	case seen.IsZero():
 		return "never met"
 	}
-	return "seen " + humanize.Time(seen)
+	return "seen " + strings.Replace(humanize.Time(seen), "now", "just now", 1)
 }
 
 // PeerRecord is everything that is known of a peer.

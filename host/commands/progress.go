@@ -36,9 +36,9 @@ func isTerminal(w io.Writer) bool {
 
 const (
 	// wholeBar is for a known total.
-	wholeBar pb.ProgressBarTemplate = `{{counters .}} {{bar .}} {{percent .}} {{speed . "%s/s"}} {{rtime . "%s left" "%s"}}`
+	wholeBar pb.ProgressBarTemplate = `{{counters .}} {{bar .}} {{percent .}} {{speed . "%s/s" " "}} {{rtime . "%s left" "%s" ""}}`
 	// openBar is for an unknown one.
-	openBar pb.ProgressBarTemplate = `{{counters .}} {{speed . "%s/s"}} {{etime .}}`
+	openBar pb.ProgressBarTemplate = `{{counters .}} {{speed . "%s/s" " "}} {{etime .}}`
 )
 
 // newBar shows bytes of a total, which is 0 if it is not known. If quiet, nothing is
@@ -51,11 +51,11 @@ func newBar(w io.Writer, total int64, quiet bool) *pb.ProgressBar {
 	if total == 0 {
 		t = openBar
 	}
-	bar := t.New(0).SetTotal(total).Set(pb.Bytes, true).SetWriter(w)
+	bar := t.New(0).SetTotal(total).Set(pb.Bytes, true)
 	if isTerminal(w) {
-		bar.Set(pb.Terminal, true) // it knows only files
+		bar.Set(pb.Terminal, true) // SetWriter looks at files alone
 	}
-	return bar
+	return bar.SetWriter(w)
 }
 
 // clearLine removes a bar that has been drawn on a terminal.

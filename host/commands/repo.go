@@ -131,12 +131,19 @@ func CollectGarbage(ctx context.Context, n *host.Node, told func(cid.Cid, error)
 		}
 		keep(p.Pin.Key)
 	}
+	if ctx.Err() != nil {
+		// The listings end without an error then, and without the rest of the pins.
+		return fmt.Errorf("%s: nothing was removed: %w", op, context.Cause(ctx))
+	}
 
 	all, failed, err := n.Blockstore().AllKeysChanWithErr(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: list blocks: %w", op, err)
 	}
 	for c := range all {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", op, context.Cause(ctx))
+		}
 		if _, ok := kept[string(c.Hash())]; ok {
 			continue
 		}

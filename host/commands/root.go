@@ -131,8 +131,10 @@ EXIT STATUS
 }
 
 // wrap breaks a description that is written as one line.
-func wrap(text string) string {
-	if len(text) <= helpWidth || strings.Contains(text, "\n") {
+func wrap(text string) string { return wrapTo(text, helpWidth) }
+
+func wrapTo(text string, width int) string {
+	if len(text) <= width || strings.Contains(text, "\n") {
 		return text
 	}
 	var b strings.Builder
@@ -140,7 +142,7 @@ func wrap(text string) string {
 	for i, word := range strings.Fields(text) {
 		switch {
 		case i == 0:
-		case used+1+len(word) > helpWidth:
+		case used+1+len(word) > width:
 			b.WriteByte('\n')
 			used = 0
 		default:

@@ -51,7 +51,7 @@ func routed(environment cmds.Environment) (*host.Node, *repo.Config, error) {
 	}
 	c := r.Config()
 	if c.Routing.Type.Or("auto") == "none" {
-		return nil, nil, errors.New(`this node has no routing: Routing.Type of its configuration is "none", want such as "dht"`)
+		return nil, nil, errors.New(`this node has no routing: Routing.Type of its configuration is "none"; say 'host config Routing.Type dht', and start the daemon again`)
 	}
 	return n, c, nil
 }

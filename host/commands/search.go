@@ -252,9 +252,9 @@ func exchangeSearchesCommand() *cmds.Command {
 		Helptext: cmds.HelpText{
 			Tagline: "Show what commands wait for.",
 			ShortDescription: `
-Prints each command that is reading blocks, how many peers have sent for it, and for
-which one it waits and since when. The command line itself says so, too, on a terminal
-after some seconds without a block.
+Prints each command that reads blocks, how many of them have come from peers, which
+one it waits for, and how long nothing has come. A command at a terminal says that
+itself after some seconds without a block.
 `,
 		},
 		NoLocal: true,

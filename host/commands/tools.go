@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -176,13 +177,17 @@ func diagSysCommand() *cmds.Command {
 			if err != nil {
 				disk = map[string]any{"error": err.Error()}
 			}
+			memory := map[string]any{"heap": mem.HeapAlloc, "virt": mem.Sys}
+			if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
+				memory["limit"] = limit
+			}
 			v := buildVersion()
 			out := map[string]any{
 				"codexchange_version": v.Version,
 				"codexchange_commit":  v.Commit,
 				"environment":         map[string]any{repo.EnvDir: os.Getenv(repo.EnvDir), "GOLOG_LOG_LEVEL": os.Getenv("GOLOG_LOG_LEVEL")},
 				"diskinfo":            disk,
-				"memory":              map[string]any{"heap": mem.HeapAlloc, "virt": mem.Sys, "limit": debug.SetMemoryLimit(-1)},
+				"memory":              memory,
 				"net":                 map[string]any{"interface_addresses": text, "online": e.shutdown != nil},
 				"runtime": map[string]any{
 					"os": runtime.GOOS, "arch": runtime.GOARCH, "compiler": runtime.Compiler, "version": runtime.Version(),

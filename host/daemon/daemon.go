@@ -111,7 +111,11 @@ func run(ctx context.Context, o Options, commands tree, p patience) (err error) 
 		d.log.Warn(note)
 	}
 	m := newMetrics()
-	if d.node, err = host.Open(d.repo, false, d.log, func(o *host.Options) { o.Metrics = m.registry }); err != nil {
+	if d.node, err = host.Open(ctx, d.repo, false, d.log, func(o *host.Options) { o.Metrics = m.registry }); err != nil {
+		if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx))) {
+			d.log.Info("daemon is stopping", "why", context.Cause(ctx))
+			return nil // nothing was served yet
+		}
 		return err
 	}
 	closers = append(closers, d.node.Close)

@@ -122,8 +122,8 @@ func TestUnixSocket(t *testing.T) {
 	d.stop()
 }
 
-// Requests that are under way when the daemon is told to stop are answered, new
-// ones are not taken.
+// Requests that are under way when the daemon is told to stop are told so, and answered;
+// new ones are not taken.
 func TestStopAnswers(t *testing.T) {
 	d := start(t)
 	answer := make(chan response, 1)
@@ -131,6 +131,7 @@ func TestStopAnswers(t *testing.T) {
 	receive(t, "the request", d.env.entered)
 
 	d.do("POST", d.api+"/api/v0/shutdown", nil).want(t, "shutdown", http.StatusOK)
+	receive(t, "commands are told that the daemon stops", d.env.running.Done())
 	hostport := strings.TrimPrefix(d.api, "http://")
 	for late := time.Now().Add(deadline); ; { // the listener closes at any moment
 		c, err := net.Dial("tcp", hostport)

@@ -58,8 +58,8 @@
 //
 // When its context ends, a command asks for it, or a server fails, a daemon tells
 // the service manager, removes the api file, and takes no more requests. Commands that
-// would go on for ever end at once; whatever else is under way has 5 s to end by itself, and 10 s more after their contexts have ended.
-// Then the node is closed, and the repo.
+// would go on for ever end at once. Whatever else is under way has 5 s to end by itself,
+// and 10 s more after its context has ended. Then the node is closed, and the repo.
 //
 // # The service manager
 //

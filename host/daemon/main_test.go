@@ -290,6 +290,7 @@ func (o *output) line(t *testing.T, prefix string) string {
 type env struct {
 	node     *host.Node
 	repo     *repo.Repo
+	running  context.Context
 	shutdown func()
 	entered  chan struct{} // one for each call of wait that has begun
 	release  chan struct{} // closed to let the calls of wait end
@@ -301,8 +302,8 @@ func newEnv() *env {
 }
 
 // tree has a few commands, one of each kind.
-func (e *env) tree(_ context.Context, n *host.Node, r *repo.Repo, shutdown func()) (*cmds.Command, cmds.Environment) {
-	e.node, e.repo, e.shutdown = n, r, shutdown
+func (e *env) tree(running context.Context, n *host.Node, r *repo.Repo, shutdown func()) (*cmds.Command, cmds.Environment) {
+	e.node, e.repo, e.running, e.shutdown = n, r, running, shutdown
 	file := []cmds.Argument{cmds.FileArg("data", true, false, "")}
 	return &cmds.Command{
 		Options: []cmds.Option{cmds.OptionEncodingType, cmds.OptionTimeout, cmds.OptionStreamChannels},
@@ -371,7 +372,7 @@ func newBlock(t *testing.T, d *running, size int) cid.Cid {
 // has a block, whose CID it returns. It ends with the test.
 func neighbour(t *testing.T, d *running, use ...string) cid.Cid {
 	t.Helper()
-	n, err := host.New(host.Options{
+	n, err := host.New(t.Context(), host.Options{
 		Dir: t.TempDir(), Use: use, Plugins: map[string]host.Plugin{host.Blockexc: {InProcess: true}}, Log: testLog(t),
 	})
 	if err != nil {

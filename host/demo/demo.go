@@ -146,8 +146,8 @@ func (p *place) init(parent, name string, c *Config) (err error) {
 	return err
 }
 
-func (p *place) start(exchange string) (*host.Node, error) {
-	return host.New(host.Options{
+func (p *place) start(ctx context.Context, exchange string) (*host.Node, error) {
+	return host.New(ctx, host.Options{
 		Dir: p.dir, Identity: p.key, Use: []string{exchange},
 		Plugins: map[string]host.Plugin{host.Blockexc: {InProcess: p.inProcess}},
 		Log:     p.log,
@@ -161,7 +161,7 @@ func (d *demo) add(ctx context.Context) (err error) {
 	start := time.Now()
 	defer func() { d.end(err, "%s", time.Since(start).Round(time.Millisecond)) }()
 
-	node, err := d.seeder.start(d.Exchanges[0])
+	node, err := d.seeder.start(ctx, d.Exchanges[0])
 	if err != nil {
 		return err
 	}
@@ -203,12 +203,12 @@ func (d *demo) run(ctx context.Context, stage, exchange string) (err error) {
 	}
 	runtime.GC()
 	flushDisk()
-	seeder, err := d.seeder.start(exchange)
+	seeder, err := d.seeder.start(ctx, exchange)
 	if err != nil {
 		return err
 	}
 	defer closeNode(seeder, &err)
-	fetcher, err := d.fetcher.start(exchange)
+	fetcher, err := d.fetcher.start(ctx, exchange)
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,8 @@ func Keep(h host.Host, store *peerstore.Store, r routing.Routing, o ContactOptio
 	}
 	c := &Contacts{host: h, store: store, routing: r, options: o, log: log, found: make(chan struct{}, dialsOnce)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.peering = peering.NewPeeringService(peered{viewed{h, store.View(peerstore.Peering)}})
+	minded := &peered{viewed: viewed{h, store.View(peerstore.Peering)}, reached: make(map[peer.ID]bool)}
+	c.peering = peering.NewPeeringService(minded)
 	for _, p := range o.Peering {
 		c.peering.AddPeer(p)
 	}
@@ -89,6 +90,7 @@ func Keep(h host.Host, store *peerstore.Store, r routing.Routing, o ContactOptio
 		}
 	}
 	c.working.Go(c.begin)
+	c.working.Go(func() { c.peer(minded) })
 	return c, nil
 }
 

@@ -213,10 +213,10 @@ func TestPeerFound(t *testing.T) {
 // The wrappers write as the source they are of.
 func TestViews(t *testing.T) {
 	d, s := newDialler(t), openStore(t)
-	p := peered{viewed{d, s.View(peerstore.Peering)}}
+	p := &peered{viewed: viewed{d, s.View(peerstore.Peering)}, reached: make(map[peer.ID]bool)}
 	go func() { d.answers <- nil }()
-	if err := p.Connect(t.Context(), named("a")[0]); err != errLost { // the dialler only says that it has connected
-		t.Errorf("peering, connection lost: got %v, want %v", err, errLost)
+	if err := p.Connect(t.Context(), named("a")[0]); err != nil {
+		t.Fatal(err)
 	}
 	info, _ := s.Peer("a")
 	if len(info.Addrs) != 1 || info.Addrs[0].Claims[0].Source != peerstore.Peering {
@@ -227,4 +227,32 @@ func TestViews(t *testing.T) {
 	if err := (bounded{p.viewed, over}).Connect(t.Context(), named("b")[0]); err != context.Canceled {
 		t.Errorf("dial when it is over: got %v, want %v", err, context.Canceled)
 	}
+}
+
+// A peer whose connection boxo's peering does not see go, because it went before the
+// dial was quite done, is dialled all the same; one that could not be reached is left
+// to boxo, which waits longer each time.
+func TestPeeringForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, s := newDialler(t), openStore(t)
+		keep(t, d, s, ContactOptions{Peering: named("lost", "away")})
+		for range 2 { // they are dialled in any order
+			if p := d.next(t, 1)[0]; p == "lost" {
+				d.answers <- nil // and is not connected when boxo looks
+			} else {
+				d.answers <- context.DeadlineExceeded
+			}
+		}
+		begun := time.Now()
+		for {
+			p := d.next(t, 1)[0]
+			d.answers <- context.DeadlineExceeded
+			if p == "lost" {
+				break
+			}
+		}
+		if took := time.Since(begun); took > 2*peeringPass {
+			t.Errorf("the lost peer is dialled after %v, want within two passes, %v", took, 2*peeringPass)
+		}
+	})
 }

@@ -40,6 +40,7 @@
 //
 //	Contacts.begin  one; dials at the start, then waits; ends with Close, which waits
 //	Contacts.meet   one at the start, until all known peers have been dialled; likewise
+//	Contacts.peer   one; dials whom boxo's peering has forgotten; likewise
 //	Contacts.dial   at most 8 of the start and 8 of mDNS; each within 10 s, and with
 //	                Close, which waits
 //

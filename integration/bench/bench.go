@@ -25,6 +25,7 @@ type record struct {
 	Case     string  `json:"case"`               // what was done
 	Exchange string  `json:"exchange,omitempty"` // by which exchange; none for bare streams
 	Round    int     `json:"round"`              // from 1
+	MiB      int     `json:"mib,omitempty"`      // size of the bulk data set
 	Figures  figures `json:"figures,omitempty"`
 	Failed   string  `json:"failed,omitempty"`  // the run was tried and did not end well
 	Skipped  string  `json:"skipped,omitempty"` // the case, or the whole suite, cannot run here
@@ -184,7 +185,7 @@ func (b *bench) settle(ctx context.Context, cpu func() float64) {
 
 // record writes one line of output, and one for the eye.
 func (b *bench) record(r record) error {
-	r.Run = b.started
+	r.Run, r.MiB = b.started, b.mib
 	for name, v := range r.Figures {
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			delete(r.Figures, name) // not known here

@@ -77,9 +77,9 @@ func TestSuites(t *testing.T) {
 			[]string{"MBps", "sent_by_seeders", "duplicates"}},
 		{"memory", "blockexc-", []string{"all/256KiB/blockexc-inprocess", "windowed/256KiB/blockexc-inprocess"}, []string{"MBps"}},
 		{"large", "all", []string{"all/64KiB/bitswap", "all/64KiB/blockexc-inprocess", "all/64KiB/blockexc", "all/64KiB/floor"}, []string{"MBps"}},
-		{"rtt", "20ms/(tcp|list/64KiB/blockexc-)|1to4/64KiB/blockexc-", []string{"20ms/tcp", "20ms/list/64KiB/blockexc-inprocess",
+		{"rtt", "20ms/(tcp$|list/64KiB/blockexc-)|1to4/64KiB/blockexc-", []string{"20ms/tcp", "20ms/list/64KiB/blockexc-inprocess",
 			"1to4/64KiB/blockexc-inprocess"}, []string{"MBps"}},
-		{"idle", "", []string{"idle/bitswap", "idle/blockexc-inprocess", "idle/blockexc"}, []string{"peers", "wants"}},
+		{"idle", "wants/1000", []string{"wants/1000/bitswap", "wants/1000/blockexc-inprocess", "wants/1000/blockexc"}, []string{"peers", "wants"}},
 		{"get", "loopback/256KiB/blockexc$", []string{"loopback/256KiB/blockexc"}, []string{"MBps"}},
 	} {
 		t.Run(c.suite, func(t *testing.T) {
@@ -161,7 +161,7 @@ func TestFailure(t *testing.T) {
 	if err == nil || err.Error() != "4 of 6 runs failed" {
 		t.Errorf("error is %v, want that 4 of 6 runs failed", err)
 	}
-	if n := strings.Count(out.String(), `"case":"impossible","round":0,"skipped":"not here"`); n != 1 {
+	if n := strings.Count(out.String(), `"case":"impossible","round":0,"mib":1,"skipped":"not here"`); n != 1 {
 		t.Errorf("the case that is not possible is recorded %d times, want once, with the reason:\n%s", n, &out)
 	}
 	for _, want := range []string{"leecher0: fetch: open no-such-list", "unknown exchange", "want one of blockexc", `"MBps":1`} {

@@ -167,13 +167,14 @@ func (n *node) crowd(ctx context.Context, q request) (answer, error) {
 	return answer{}, joining.Wait()
 }
 
-// ask connects to a node and asks it for blocks, over a stream that stays open.
+// ask connects to a node and asks it for blocks, if for any, over a stream that
+// stays open.
 func ask(ctx context.Context, h host.Host, to peer.AddrInfo, how *asking, list []cid.Cid) error {
 	h.SetStreamHandler(how.protocol, func(s network.Stream) {
 		io.Copy(io.Discard, s) // ends with the host
 		s.Close()
 	})
-	if err := h.Connect(ctx, to); err != nil {
+	if err := h.Connect(ctx, to); err != nil || len(list) == 0 {
 		return err
 	}
 	s, err := h.NewStream(ctx, to.ID, how.protocol)

@@ -110,11 +110,19 @@ func (n *node) latency(ctx context.Context, q request) (answer, error) {
 	if q.Way == "session" {
 		from = n.exchange.NewSession(ctx)
 	}
+	return timed(len(list), func(i int) error {
+		_, err := from.GetBlock(ctx, list[i])
+		return err
+	})
+}
+
+// timed does something count times, one after the other.
+func timed(count int, do func(i int) error) (answer, error) {
 	var us []float64
 	start := time.Now()
-	for _, c := range list {
+	for i := range count {
 		begun := time.Now()
-		if _, err := from.GetBlock(ctx, c); err != nil {
+		if err := do(i); err != nil {
 			return answer{}, err
 		}
 		us = append(us, float64(time.Since(begun).Nanoseconds())/1e3)
@@ -224,7 +232,8 @@ func (n *node) readStream(ctx context.Context, q request) (answer, error) {
 	return receiveBytes(s, q.Bytes)
 }
 
-// serveTCP serves byte counts as serveStream does, over bare TCP.
+// serveTCP serves byte counts as serveStream does, over bare TCP, one after the
+// other on each connection.
 func (n *node) serveTCP(_ context.Context, q request) (answer, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(orLoopback(q.IP), "0"))
 	if err != nil {
@@ -237,13 +246,16 @@ func (n *node) serveTCP(_ context.Context, q request) (answer, error) {
 			if err != nil {
 				return
 			}
-			serveBytes(c) // an error shows at the other end
+			for serveBytes(c) == nil { // an error shows at the other end
+			}
 			c.Close()
 		}
 	}()
 	return answer{Addr: l.Addr().String()}, nil
 }
 
+// readTCP reads from one connection: everything at once, or count pieces of a size,
+// each after the one before.
 func (n *node) readTCP(ctx context.Context, q request) (answer, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", q.Addr)
@@ -251,5 +263,11 @@ func (n *node) readTCP(ctx context.Context, q request) (answer, error) {
 		return answer{}, err
 	}
 	defer c.Close()
-	return receiveBytes(c, q.Bytes)
+	if q.Count == 0 {
+		return receiveBytes(c, q.Bytes)
+	}
+	return timed(q.Count, func(int) error {
+		_, err := receiveBytes(c, int64(q.Size))
+		return err
+	})
 }

@@ -62,7 +62,7 @@ func parse(args []string, usage io.Writer) (*bench, []suite, error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(usage)
 	fs.IntVar(&b.rounds, "rounds", 5, "how often each case runs")
-	fs.IntVar(&b.mib, "mib", 512, "size of the bulk data set in MiB, at least 1; everything else scales with it")
+	fs.IntVar(&b.mib, "mib", fullMiB, "size of the bulk data set in MiB, at least 1; everything else scales with it")
 	only := fs.String("only", "", "regular expression: run the cases whose CASE/EXCHANGE it matches")
 	names := fs.String("exchanges", strings.Join([]string{"bitswap", inProcess, asPlugin, "floor"}, ","), "exchanges to compare, by commas; there is "+strings.Join(exchangeNames(), ", "))
 	fs.StringVar(&b.dir, "dir", "", "where data is kept between runs (default: a temporary directory, removed at the end)")

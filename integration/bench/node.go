@@ -55,7 +55,7 @@ var ops = map[string]func(*node, context.Context, request) (answer, error){
 	"dag-walk":    (*node).dagWalk,    // root, bytes, way ("graph", "reader")
 	"stream":      (*node).readStream, // peer, bytes
 	"tcp-serve":   (*node).serveTCP,   // ip: answers with addr
-	"tcp-receive": (*node).readTCP,    // addr, bytes
+	"tcp-receive": (*node).readTCP,    // addr, bytes; or count, size
 }
 
 // serveNode is a node, until in ends.

@@ -45,14 +45,16 @@ const (
 	kib = 1 << 10
 	mib = 1 << 20
 
+	fullMiB = 512 // size of the bulk data set that everything else is for
+
 	bareStream = "stream/tcp-noise" // the case that speeds of bulk are given as parts of
 )
 
 // bytes is the size of the bulk data set.
 func (b *bench) bytes() int { return b.mib * mib }
 
-// scaled is n for the default size of the data set.
-func (b *bench) scaled(n int) int { return max(1, n*b.mib/512) }
+// scaled is n for the full size of the data set.
+func (b *bench) scaled(n int) int { return max(1, n*b.mib/fullMiB) }
 
 // whole are the chosen exchanges that are more than a list down a stream.
 func (b *bench) whole() []string {
@@ -196,12 +198,15 @@ func largeAnchor(name string) (string, bool) {
 	return "windowed/" + rest, false
 }
 
-// idleCases leave out what no peer can ask.
+// idleCases leave out what no peer can ask. Peers without wants show what their
+// connections take.
 func idleCases(b *bench) (list []benchCase) {
 	for _, x := range b.whole() {
-		list = append(list, benchCase{name: "idle", exchange: x, run: func(ctx context.Context) (figures, error) {
-			return b.idle(ctx, layout{exchange: x}, b.scaled(idlePeers), idleWants, time.Duration(b.scaled(idleFor))*time.Second)
-		}})
+		for _, wants := range []int{0, idleWants} {
+			list = append(list, benchCase{name: fmt.Sprintf("wants/%d", wants), exchange: x, run: func(ctx context.Context) (figures, error) {
+				return b.idle(ctx, layout{exchange: x}, b.scaled(idlePeers), wants, time.Duration(b.scaled(idleFor))*time.Second)
+			}})
+		}
 	}
 	return list
 }
@@ -251,6 +256,8 @@ func rttCases(b *bench) (list []benchCase) {
 				}})
 		}
 		add("tcp", "", func(ctx context.Context, l layout) (figures, error) { return b.tcp(ctx, l, int64(v.bytes)) })
+		lone := dataset{b.scaled(50), 64 * kib}
+		add("tcp-session", "", func(ctx context.Context, l layout) (figures, error) { return b.tcpPieces(ctx, l, lone) })
 		add("stream", "", func(ctx context.Context, l layout) (figures, error) { return b.stream(ctx, l, int64(v.bytes)) })
 		for _, size := range []int{64 * kib, 256 * kib, mib} {
 			for _, x := range b.exchanges {
@@ -266,7 +273,7 @@ func rttCases(b *bench) (list []benchCase) {
 				})
 			}
 			add("session", x, func(ctx context.Context, l layout) (figures, error) {
-				return b.latency(ctx, l, dataset{b.scaled(50), 64 * kib}, "session")
+				return b.latency(ctx, l, lone, "session")
 			})
 		}
 	}
@@ -289,11 +296,14 @@ func rttCases(b *bench) (list []benchCase) {
 }
 
 func rttAnchor(name string) (string, bool) {
-	at, what, _ := strings.Cut(name, "/")
-	if at == "1to4" || what == "session" {
+	switch at, what, _ := strings.Cut(name, "/"); {
+	case at == "1to4":
 		return "", false
+	case what == "session":
+		return at + "/tcp-session", true
+	default:
+		return at + "/tcp", true
 	}
-	return at + "/tcp", true
 }
 
 // overLink runs f with nodes that are joined by an emulated link of so many

@@ -48,7 +48,10 @@ func summarize(files []string, targets bool, in io.Reader, out io.Writer) error 
 	}
 	var tables []*table
 	for _, s := range suites {
-		t := newTable(s, all)
+		t, err := newTable(s, all)
+		if err != nil {
+			return err
+		}
 		tables = append(tables, t)
 		if text := t.markdown(shown); text != "" {
 			if _, err := fmt.Fprintf(out, "### %s: %s\n\n%s\n", s.name, s.about, text); err != nil {
@@ -72,6 +75,7 @@ type row struct {
 // A table is the records of one suite.
 type table struct {
 	suite   suite
+	mib     int    // of all records; 0 if they do not say
 	rows    []*row // as they came first
 	skipped []string
 	byRun   map[runKey]record
@@ -83,12 +87,19 @@ type runKey struct {
 	round               int
 }
 
-func newTable(s suite, all []record) *table {
+// newTable takes what belongs to a suite. Figures of data sets of different sizes
+// do not belong into one table.
+func newTable(s suite, all []record) (*table, error) {
 	t := &table{suite: s, byRun: make(map[runKey]record)}
 	rows := make(map[[2]string]*row)
 	for _, r := range all {
 		if r.Suite != s.name {
 			continue
+		}
+		if t.mib == 0 {
+			t.mib = r.MiB
+		} else if r.MiB != t.mib {
+			return nil, fmt.Errorf("summarize suite %s: some figures are of -mib %d, others of %d: want those of one size", s.name, t.mib, r.MiB)
 		}
 		if r.Skipped != "" {
 			reason := strings.TrimPrefix(strings.TrimSuffix(r.Case+"/"+r.Exchange, "/")+": "+r.Skipped, ": ")
@@ -109,7 +120,7 @@ func newTable(s suite, all []record) *table {
 		rows[key].runs = append(rows[key].runs, r)
 		t.byRun[runKey{r.Run, r.Case, r.Exchange, r.Round}] = r
 	}
-	return t
+	return t, nil
 }
 
 // speed is what is compared: throughput, or how many blocks come one after the

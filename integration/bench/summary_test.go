@@ -74,9 +74,16 @@ Skipped: not permitted
 	}
 }
 
+// What cannot be read is said, and so is what cannot stand in one table.
 func TestSummaryRefuses(t *testing.T) {
-	err := summarize(nil, false, strings.NewReader(`{"suite":"bulk","round":1}{"suite":`), &bytes.Buffer{})
-	if err == nil || !strings.Contains(err.Error(), "read figures from standard input: record 2") {
-		t.Errorf("error is %v, want that record 2 cannot be read", err)
+	for _, c := range []struct{ in, want string }{
+		{`{"suite":"bulk","round":1}{"suite":`, "read figures from standard input: record 2"},
+		{`{"suite":"bulk","round":1,"mib":4}{"suite":"dag","round":1,"mib":8}{"suite":"bulk","round":1,"mib":8}`,
+			"summarize suite bulk: some figures are of -mib 4, others of 8"},
+	} {
+		err := summarize(nil, false, strings.NewReader(c.in), &bytes.Buffer{})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("error is %v, want %q", err, c.want)
+		}
 	}
 }

@@ -228,10 +228,21 @@ func (b *bench) stream(ctx context.Context, l layout, bytes int64) (figures, err
 
 // tcp reads bytes from one TCP connection.
 func (b *bench) tcp(ctx context.Context, l layout, bytes int64) (figures, error) {
+	return b.overTCP(ctx, l, request{Bytes: bytes})
+}
+
+// tcpPieces reads blocks from one TCP connection, as latency does: each is asked for
+// when the one before has come.
+func (b *bench) tcpPieces(ctx context.Context, l layout, d dataset) (figures, error) {
+	return b.overTCP(ctx, l, request{Count: d.count, Size: d.size})
+}
+
+func (b *bench) overTCP(ctx context.Context, l layout, q request) (figures, error) {
 	return b.between(ctx, l, func(c *cluster) (request, error) {
 		_, ip := l.link.place(0)
 		a, err := c.seeders[0].call(request{Op: "tcp-serve", IP: ip})
-		return request{Op: "tcp-receive", Addr: a.Addr, Bytes: bytes}, err
+		q.Op, q.Addr = "tcp-receive", a.Addr
+		return q, err
 	})
 }
 

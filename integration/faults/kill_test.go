@@ -33,7 +33,7 @@ type seeder struct {
 
 func seed(t *testing.T, exchange string) seeder {
 	t.Helper()
-	n, err := host.New(host.Options{Dir: t.TempDir(), Use: []string{exchange},
+	n, err := host.New(t.Context(), host.Options{Dir: t.TempDir(), Use: []string{exchange},
 		Plugins: map[string]host.Plugin{host.Blockexc: {InProcess: true}}})
 	must(t, "start seeder", err)
 	t.Cleanup(func() { must(t, "close seeder", n.Close()) })
@@ -118,7 +118,7 @@ func TestKillHost(t *testing.T) {
 
 		again, err := repo.Open(p.Dir)
 		must(t, "open the repo again", err)
-		n, err := host.Open(again, true, nil)
+		n, err := host.Open(t.Context(), again, true, nil)
 		must(t, "open the node again", err)
 		store := &blockstore.ValidatingBlockstore{Blockstore: n.Blockstore()}
 		keys, err := store.AllKeysChan(t.Context())

@@ -76,7 +76,7 @@ func TestPeering(t *testing.T) {
 	if got := n.Peering().ListPeers(); len(got) != 1 || got[0].ID != id(a) {
 		t.Errorf("peering: got %v, want %v", got, id(a))
 	}
-	await(t, "the first connection", func() bool { return connected(n, a) })
+	await(t, "the first connection", func() bool { return connected(n, a) && connected(a, n) })
 	if info, _ := n.Peerstore().Peer(id(a)); !claimed(info, peerstore.Peering) {
 		t.Errorf("what is known of the peer: got %+v, want an address claimed by %v", info.Addrs, peerstore.Peering)
 	}

@@ -120,7 +120,7 @@ func TestRoutingRefuses(t *testing.T) {
 		{"unknown strategy", finding.RouterOptions{}, "some", `strategy of providing is "some", want all, pinned or roots`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			n, err := host.New(host.Options{Blocks: memory(), Use: []string{host.Bitswap},
+			n, err := host.New(t.Context(), host.Options{Blocks: memory(), Use: []string{host.Bitswap},
 				Routing: host.Routing{RouterOptions: c.routing, Provide: host.Provide{Strategy: c.provide}}})
 			if err == nil {
 				n.Close()

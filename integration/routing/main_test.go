@@ -48,7 +48,7 @@ func start(t *testing.T, exchange string, change ...func(*host.Options)) *host.N
 	for _, c := range change {
 		c(&o)
 	}
-	n, err := host.New(o)
+	n, err := host.New(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -348,6 +348,9 @@ func (e *Engine) timedOut(w *want) {
 	case hurried:
 	default:
 		p.stalled()
+		if e.now.Sub(p.lastIn) > firstPatience {
+			e.expel(p)
+		}
 		if m != nil {
 			m.misses++
 			m.rely(0)

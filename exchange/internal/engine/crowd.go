@@ -13,17 +13,19 @@ import (
 // ledger: they say what it has not got, and that it will have it. If everybody in
 // a crowd fetched everything from the one who has it, in the same order, nobody
 // would ever have what another lacks. So a want that only sources can serve, peers
-// that ask us for nothing, is left to one of those who want it, the same one for
-// all who know of each other; that one hands it on.
+// that have it anyway, is left to one of those who want it, the same one for all who
+// know of each other; that one hands it on. What somebody in the crowd has is asked
+// for there.
 //
-// Nothing hangs on the others: what was left is taken back when there is nothing
-// else to ask for, from the end that its fellow gets to last, and all of it when
-// the fellow shows no progress.
+// Nothing hangs on the others. What was left to a fellow that shows no progress is
+// taken back, and of one that has fallen far behind what it gets to last (poach).
+// Work moves from slow peers to fast ones that have little to do (relieve). A fellow
+// that announces and does not deliver counts for no more than others (expel).
 
 const (
 	maxFellows = 16                     // fellows that are told that we want what they want
 	minTrust   = time.Second            // how long a fellow may show nothing, at least
-	minPace    = 250 * time.Millisecond // before which nobody is slow
+	minPace    = 500 * time.Millisecond // before which nobody is slow
 	maxMoved   = 8                      // wants that are moved in one step
 	muchFaster = 8                      // how many times faster a peer is that takes over from another
 	fellBehind = 4                      // how many times slower a peer is that another does work for
@@ -76,6 +78,28 @@ func (e *Engine) befriend(s *session, p *peerCtx) {
 	}
 	m.crowd = true
 	m.become(m.trust, true)
+}
+
+// expel has a peer that left a want unanswered count as one that has what it has
+// anyway, so that nobody else is passed over for it.
+func (e *Engine) expel(p *peerCtx) {
+	for _, s := range e.live {
+		if m := s.member(p); m != nil {
+			m.crowd = false
+		}
+	}
+	for _, l := range p.links {
+		if !l.crowd {
+			continue
+		}
+		if l.want.state == ready {
+			l.want.offer(-1)
+		}
+		l.crowd = false
+		if l.want.state == ready {
+			l.want.offer(+1)
+		}
+	}
 }
 
 // heir finds the fellow that a want is to be left to: the one that all who know of
@@ -230,7 +254,7 @@ func (e *Engine) relieve() {
 				break
 			}
 			// Nobody of the crowd has room for it now.
-			p := e.helper(w, nil, e.soonest(w))
+			p := e.helper(w, e.least(w))
 			if p == nil {
 				break
 			}
@@ -251,7 +275,7 @@ func (e *Engine) relieveOne(s *session) bool {
 		return false
 	}
 	w := slow.asked.tail
-	p := e.helper(w, slow, most.Seconds())
+	p := e.helper(w, slow)
 	if p == nil || w.owner().full(e) {
 		return false
 	}
@@ -268,31 +292,32 @@ func (p *peerCtx) burden(now time.Time) time.Duration {
 	return now.Sub(p.asked.head.askedAt)
 }
 
-// helper finds a peer other than slow that has w, has little to do, and would need
-// a small part of wait, in seconds, for it.
-func (e *Engine) helper(w *want, slow *peerCtx, wait float64) *peerCtx {
+// helper finds the fastest peer that has w, has little to do, and is much faster
+// than slow, which is given time if its burden is not great; nil is no such peer.
+func (e *Engine) helper(w *want, slow *peerCtx) *peerCtx {
+	if slow == nil || slow.burden(e.now) < minPace || e.now.Sub(w.askedAt) < minPace {
+		return nil
+	}
+	rate := slow.rate
+	if rate == 0 { // nothing has come in that time
+		rate = float64(w.owner().session.size) / slow.burden(e.now).Seconds()
+	}
+	rate *= muchFaster
 	var best *peerCtx
-	wait /= muchFaster
 	for _, l := range w.links {
-		p := l.peer
-		if p == slow || l.says != has || l.told == toldBlock || p.rate == 0 || !p.idle() {
-			continue
-		}
-		if c := p.expect(e.now, w.owner().session.size, e.rate); c < wait {
-			best, wait = p, c
+		if p := l.peer; p != slow && l.says == has && l.told != toldBlock && p.rate > rate && p.idle() {
+			best, rate = p, p.rate
 		}
 	}
 	return best
 }
 
-// soonest is when, in seconds, a want could be had from the crowd.
-func (e *Engine) soonest(w *want) float64 {
-	best := 0.0
+// least finds the peer in the crowd that has w and has the least to do.
+func (e *Engine) least(w *want) *peerCtx {
+	var best *peerCtx
 	for _, l := range w.links {
-		if l.says == has && l.crowd && l.peer.usable() {
-			if c := l.peer.expect(e.now, w.owner().session.size, e.rate); best == 0 || c < best {
-				best = c
-			}
+		if p := l.peer; l.says == has && l.crowd && p.usable() && (best == nil || p.burden(e.now) < best.burden(e.now)) {
+			best = p
 		}
 	}
 	return best

@@ -15,8 +15,8 @@ type ask struct {
 	again    bool // the block came, or was asked for again, while it was being looked up or sent
 	over     bool // it was taken back while the block was being sent
 	state    askState
-	size     int // bytes of the block, if queued or flying
-	passed   int // later asks that were served before it, see rarest
+	passed   uint8 // later asks that were served before it, see rarest
+	size     int   // bytes of the block, if queued or flying
 
 	hook[ask]          // in the list of state, at peer
 	before, other *ask // asks of other peers for the same address

@@ -190,7 +190,7 @@ func (p *peerCtx) loaded(part, of int) bool {
 // fill notes that the peer was asked for one more, drain that it is asked for one
 // less.
 func (p *peerCtx) fill()  { p.filled = p.filled || p.loaded(1, 1) }
-func (p *peerCtx) drain() { p.filled = p.filled && p.loaded(7, 8) && p.asked.len > 0 }
+func (p *peerCtx) drain() { p.filled = p.filled && p.loaded(3, 4) && p.asked.len > 0 }
 
 // able reports whether the peer has room and there may be something to ask of it.
 func (p *peerCtx) able() bool { return (p.offers > 0 || p.trusted > 0) && p.room() }
@@ -202,12 +202,17 @@ func (p *peerCtx) depth() int {
 	return max(minLoad, int(4*p.rate*t.Seconds()))
 }
 
-// patience is how long the peer may be silent while it owes us blocks.
+// patience is how long the peer may be silent while it owes us blocks. They come in
+// messages, during which nothing is heard of them.
 func (p *peerCtx) patience() time.Duration {
 	if p.answer == 0 {
 		return firstPatience
 	}
-	return min(max(8*p.answer+2*p.latency, minPatience), maxPatience)
+	d := 8*p.answer + 2*p.latency
+	if p.rate > 0 {
+		d += time.Duration(2 * messageBytes / p.rate * float64(time.Second))
+	}
+	return min(max(d, minPatience), maxPatience)
 }
 
 // backlog is how long the peer needs for what it is asked for, 0 if unknown.

@@ -388,6 +388,43 @@ func TestStallAfterAnnouncing(t *testing.T) {
 	}
 }
 
+func TestStallerInACrowd(t *testing.T) {
+	s := start(t, "a peer that asks for the same, announces everything and delivers nothing does not keep us from who has it")
+	mallory, bob := s.peer("mallory"), s.peer("bob")
+	x := many("x", 500)
+	mallory.asks(have(x...))
+	g := s.get(0, x...)
+	mallory.has(x...)
+	bob.has(x...)
+	began := s.now
+	s.fetch(g, 15*time.Second, map[*player]time.Duration{bob: 2 * time.Millisecond})
+	if d := s.now.Sub(began); d > 12*time.Second {
+		s.fail("it took %v, want little more than one time-out", d)
+	}
+}
+
+func TestFellowThatNeverHandsOn(t *testing.T) {
+	for _, asksOn := range []bool{false, true} {
+		s := start(t, "a peer that asks for the same and never announces anything, as a reference node, costs a second or two and no more")
+		mallory, bob := s.peer("mallory"), s.peer("bob")
+		x := many("x", 500)
+		mallory.asks(have(x...))
+		g := s.get(0, x...)
+		bob.has(x...)
+		if s.e.leaving == 0 {
+			s.fail("nothing is left to mallory, want some")
+		}
+		began := s.now
+		if asksOn {
+			mallory.asks(have(x...))
+		}
+		s.fetch(g, time.Minute, map[*player]time.Duration{bob: time.Millisecond})
+		if d := s.now.Sub(began); d > 2500*time.Millisecond {
+			s.fail("it took %v, want two seconds more than the half that it takes bob at most", d)
+		}
+	}
+}
+
 func TestStallerWithPartOfItAlone(t *testing.T) {
 	s := start(t, "what only a stalling peer has announced does not keep others from serving what they have")
 	mallory, bob := s.peer("mallory"), s.peer("bob")

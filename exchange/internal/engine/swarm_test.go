@@ -445,8 +445,7 @@ func (n *node) read(window, size int, list []wire.Address) {
 		n.wanted[a] = size
 	}
 	asked, read := 0, 0
-	var more func()
-	more = func() {
+	more := func() {
 		for read < asked && !n.lacks(list[read]) {
 			read++
 		}
@@ -507,8 +506,8 @@ func TestAFastNodeInASlowCrowd(t *testing.T) {
 		s.run(time.Minute)
 		took := fast.doneAt.Sub(s.begun) - time.Second
 		t.Logf("among three with %v Mbit/s: %v", slow, took)
-		if took > 2500*time.Millisecond {
-			t.Errorf("a node with 1 Gbit/s took %v, want 2.5 s at most; alone it takes 0.7 s", took)
+		if took > 4*time.Second {
+			t.Errorf("a node with 1 Gbit/s took %v, want 4 s at most; alone it takes 0.7 s, waiting for the others 11", took)
 		}
 	}
 }

@@ -37,7 +37,7 @@ func serveNode(dir string, in io.ReadCloser, out io.WriteCloser) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	n, err := host.Open(r, false, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	n, err := host.Open(context.Background(), r, false, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if err != nil {
 		return err
 	}
