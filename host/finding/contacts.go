@@ -130,7 +130,9 @@ func (c *Contacts) begin() {
 		if err := c.routing.Bootstrap(c.ctx); err != nil && c.ctx.Err() == nil {
 			c.log.Warn("routing does not begin", "err", err)
 		}
-		return
+		if !c.waitBootstrapNodes() {
+			return
+		}
 	}
 	o := bootstrap.BootstrapConfigWithPeers(nil, bootstrap.WithBackupPeers(
 		func(context.Context) []peer.AddrInfo { return c.store.RecentlyGood(c.options.Recall) },
@@ -147,6 +149,26 @@ func (c *Contacts) begin() {
 	}
 	<-c.ctx.Done()
 	_ = running.Close() // cannot fail
+}
+
+// waitBootstrapNodes returns true when bootstrap nodes have been named, and false if
+// that cannot be any more.
+func (c *Contacts) waitBootstrapNodes() bool {
+	if c.options.Bootstrap == nil {
+		return false
+	}
+	ticks := time.NewTicker(bootstrap.DefaultBootstrapConfig.Period)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-ticks.C:
+		case <-c.ctx.Done():
+			return false
+		}
+		if len(c.bootstrapNodes()) > 0 {
+			return true
+		}
+	}
 }
 
 func (c *Contacts) bootstrapNodes() []peer.AddrInfo {

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ipfs/boxo/bootstrap"
 	routinghelpers "github.com/libp2p/go-libp2p-routing-helpers"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -175,6 +176,24 @@ func TestBootstrapAfterPatience(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Bootstrap nodes that are named while the node runs are dialled, though there was
+// nobody to dial when it began.
+func TestBootstrapNamedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, s := newDialler(t), openStore(t)
+		var list atomic.Pointer[[]peer.AddrInfo]
+		list.Store(new([]peer.AddrInfo))
+		keep(t, d, s, ContactOptions{Bootstrap: func() []peer.AddrInfo { return *list.Load() }})
+		synctest.Wait()
+		boot, begun := named("boot"), time.Now()
+		list.Store(&boot)
+		got := d.next(t, 1)
+		if waited := time.Since(begun); got[0] != "boot" || waited > bootstrap.DefaultBootstrapConfig.Period {
+			t.Errorf("dialled %q after %v, want the bootstrap node within %v", got, waited, bootstrap.DefaultBootstrapConfig.Period)
+		}
+	})
 }
 
 // What mDNS finds is claimed by discovery and dialled (PS-9), so many at a time; the

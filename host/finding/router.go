@@ -13,8 +13,10 @@ import (
 	"github.com/ipfs/go-datastore"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p-kad-dht/dual"
+	kbucket "github.com/libp2p/go-libp2p-kbucket"
 	routinghelpers "github.com/libp2p/go-libp2p-routing-helpers"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
 
 	"github.com/codexchange/codexchange/host/peerstore"
@@ -146,7 +148,21 @@ func (r *Router) Provide(ctx context.Context, c cid.Cid, announce bool) error {
 	if r.dht == nil {
 		return routing.ErrNotSupported
 	}
-	return r.dht.Provide(ctx, c, announce)
+	return explain(r.dht.Provide(ctx, c, announce))
+}
+
+// FindPeer looks for the addresses of a peer.
+func (r *Router) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, error) {
+	info, err := r.Routing.FindPeer(ctx, p)
+	return info, explain(err)
+}
+
+// explain says what to do when the DHT has nobody to ask.
+func explain(err error) error {
+	if errors.Is(err, kbucket.ErrLookupFailure) {
+		return fmt.Errorf("no peer of the DHT is known: connect to one, or name bootstrap nodes: %w", err)
+	}
+	return err
 }
 
 // PutValue stores a value in the DHT.

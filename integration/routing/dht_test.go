@@ -3,6 +3,7 @@ package routing
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/ipfs/go-cid"
@@ -78,6 +79,18 @@ func TestFindPeer(t *testing.T) {
 	info.Addrs = nil
 	if err := a.Connect(ctx, info); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A node whose DHT has no peers says what to do about it.
+func TestAlone(t *testing.T) {
+	n := start(t, host.Bitswap, inDHT())
+	root := add(t, n, 8)
+	_, find := n.Routing().FindPeer(t.Context(), "somebody")
+	for name, err := range map[string]error{"find peer": find, "provide": n.Provide(t.Context(), root, false, nil)} {
+		if err == nil || !strings.Contains(err.Error(), "connect to one, or name bootstrap nodes") {
+			t.Errorf("%s: got %v, want an error that says what to do", name, err)
+		}
 	}
 }
 

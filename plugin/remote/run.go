@@ -58,7 +58,6 @@ type incarnation struct {
 // as soon as questions to the plugin are answered. Only one Run is under way at a
 // time. Close does not end it, for the plugin may go on to serve peers.
 func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.StartReply, results io.ReadWriteCloser, outbound *memory.Memory, up func()) error {
-	const op = "run exchange"
 	defer results.Close()
 	v := &incarnation{
 		plugin:  plugin,
