@@ -25,8 +25,8 @@ fuzz: ## fuzz every decoder and the engine, FUZZTIME each (1m)
 	    echo "$$f in $$dir"; (cd $$dir && go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) .) || exit 1; \
 	  done; done
 
-bench: ## benchmarks at the seams: engine step, decode, verify, transfer
-	go test -run '^$$' -bench . -benchmem ./exchange/...
+bench: ## benchmarks at the seams: engine step, decode, verify, transfer, plugin boundary
+	go test -run '^$$' -bench . -benchmem ./exchange/... ./plugin/channel ./plugin/remote
 
 e2e: ## real Kubo (built from source), Helia and kubo-rpc-client (npm), and ours, fetch from each other
 	go build -C integration/kubo -o $(CURDIR)/bin/ipfs github.com/ipfs/kubo/cmd/ipfs

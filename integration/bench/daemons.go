@@ -84,7 +84,7 @@ func kuboProgram(ctx context.Context) (string, error) {
 	}
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", modulePath).Output()
 	if err != nil {
-		return "", fmt.Errorf("find bin/ipfs: go list: %w", err)
+		return "", fmt.Errorf("no Kubo: %s is not set, and bin/ipfs is looked for in this module only: go list: %w", kuboVariable, err)
 	}
 	path, err := exec.LookPath(filepath.Join(strings.TrimSpace(string(out)), "bin", "ipfs"))
 	if err != nil {

@@ -66,15 +66,15 @@ var askingBitswap = &asking{bsnet.ProtocolBitswap, func(w io.Writer, list []cid.
 // idle leaves a node alone to which a crowd of peers is connected, each of which
 // has asked it for so many blocks that it does not have, and that no other peer
 // asks for. The crowd lives in one other process.
-func (b *bench) idle(ctx context.Context, l layout, peers, wants int, quiet time.Duration) (f figures, err error) {
-	c, err := b.start(ctx, layout{exchange: l.exchange})
+func (b *bench) idle(ctx context.Context, exchange string, peers, wants int, quiet time.Duration) (f figures, err error) {
+	c, err := b.start(ctx, layout{exchange: exchange})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
 	node, crowd := c.seeders[0], c.leechers[0]
 	begun := time.Now()
-	if _, err := crowd.call(request{Op: "crowd", Exchange: l.exchange, Peer: node.peer, Addr: node.addr, Count: peers, Wants: wants}); err != nil {
+	if _, err := crowd.call(request{Op: "crowd", Exchange: exchange, Peer: node.peer, Addr: node.addr, Count: peers, Wants: wants}); err != nil {
 		return nil, err
 	}
 	if err := calm(ctx, node); err != nil {

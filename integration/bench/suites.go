@@ -204,7 +204,7 @@ func idleCases(b *bench) (list []benchCase) {
 	for _, x := range b.whole() {
 		for _, wants := range []int{0, idleWants} {
 			list = append(list, benchCase{name: fmt.Sprintf("wants/%d", wants), exchange: x, run: func(ctx context.Context) (figures, error) {
-				return b.idle(ctx, layout{exchange: x}, b.scaled(idlePeers), wants, time.Duration(b.scaled(idleFor))*time.Second)
+				return b.idle(ctx, x, b.scaled(idlePeers), wants, time.Duration(b.scaled(idleFor))*time.Second)
 			}})
 		}
 	}
