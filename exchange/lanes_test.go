@@ -10,7 +10,7 @@ import (
 
 // Over a long way one stream brings no more than it holds in a round trip. A peer
 // that reads several is sent blocks on as many as it takes, until there are none
-// for half a minute; one that does not is sent all on one.
+// for ten seconds; one that does not is sent all on one.
 func TestSeveralStreams(t *testing.T) {
 	list := makeBlocks(1, 600, 64<<10)
 	fetch := func(s *stage, streams int) (took time.Duration, open int) {
