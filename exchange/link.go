@@ -24,7 +24,7 @@ const (
 	writeRate   = 100 << 10        // as long as its blocks take at this rate, bytes/s
 
 	maxStreams = 8                // to one peer, if it is of our kind
-	laneIdle   = 30 * time.Second // after which a lane that has had nothing to carry ends
+	laneIdle   = 10 * time.Second // after which a lane that has had nothing to carry ends
 )
 
 // A link is the way out to one connected peer. The engine has at most one Send,
@@ -46,6 +46,7 @@ type link struct {
 
 	pace  pace
 	lanes atomic.Int32 // beside the first
+	told  int          // streams, as the engine was told of them; owned by ask
 }
 
 // A lane is one outbound stream to the peer of its link, which is opened when it is
@@ -72,6 +73,7 @@ func newLink(ctx context.Context, e *Exchange, p peer.ID, epoch uint64) *link {
 	ctx, cancel := context.WithCancel(ctx)
 	return &link{
 		exchange: e, peer: p, epoch: epoch, ctx: ctx, close: cancel,
+		told:   1,
 		lists:  make(chan outgoing, 1),
 		blocks: make(chan outgoing, maxStreams+1),
 		jobs:   make(chan engine.Action, maxStreams+2),
@@ -122,22 +124,21 @@ func (l *lane) write() {
 	}
 }
 
-// widen starts lanes as it takes to fill the way to the peer; see pace. It is
-// called by ask.
+// widen starts lanes as it takes to fill the way to the peer, see pace, and tells the
+// engine how many there are. It is called by ask.
 func (k *link) widen() {
-	if !k.pace.due() {
-		return
-	}
 	n := int(k.lanes.Load()) + 1
-	want := k.pace.streams(k.exchange.cfg.Network.Latency(k.peer), k.exchange.cfg.Network.Streams(k.peer))
-	if want <= n {
-		return
+	if k.pace.due() {
+		want := k.pace.streams(k.exchange.cfg.Network.Latency(k.peer), k.exchange.cfg.Network.Streams(k.peer))
+		for ; n < want; n++ {
+			k.lanes.Add(1)
+			k.exchange.wg.Go((&lane{link: k}).help)
+		}
 	}
-	for ; n < want; n++ {
-		k.lanes.Add(1)
-		k.exchange.wg.Go((&lane{link: k}).help)
+	if n != k.told {
+		k.told = n
+		k.exchange.post(input{event: engine.Streams{Peer: k.peer, Epoch: k.epoch, Streams: n}})
 	}
-	k.exchange.post(input{event: engine.Streams{Peer: k.peer, Epoch: k.epoch, Streams: n}})
 }
 
 // help is a further lane. It carries blocks until there are none for a while.
@@ -150,8 +151,7 @@ func (l *lane) help() {
 		case <-l.ctx.Done():
 			return
 		case <-idle.C:
-			n := l.lanes.Add(-1) + 1
-			l.exchange.post(input{event: engine.Streams{Peer: l.peer, Epoch: l.epoch, Streams: int(n)}})
+			l.lanes.Add(-1) // the engine is told with the next blocks
 			return
 		case out := <-l.blocks:
 			if !l.carry(&out) {

@@ -23,6 +23,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/codexchange/codexchange/adapter/leaves"
@@ -75,6 +76,7 @@ type Options struct {
 // A Node is a running node. Its methods may be called from any goroutine.
 type Node struct {
 	host      host.Host                 // nil offline
+	identify  identify.IDService        // of host
 	peerstore *peerstore.Store          // nil offline
 	router    *finding.Router           // nil offline
 	contacts  *finding.Contacts         // nil offline
@@ -287,25 +289,45 @@ func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 }
 
 // WaitPeer returns when the peer is connected and it is known which protocols
-// it speaks, whoever dialled.
-func (n *Node) WaitPeer(ctx context.Context, p peer.ID) error {
+// it speaks, whoever dialled. It fails if the peer is connected and does not say.
+func (n *Node) WaitPeer(ctx context.Context, p peer.ID) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("wait for peer %s: %w", p, err)
+		}
+	}()
 	identified, err := n.host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted))
 	if err != nil {
-		return fmt.Errorf("wait for peer %s: %w", p, err)
+		return err
 	}
 	defer identified.Close()
+	known := func() bool {
+		protocols, err := n.host.Peerstore().GetProtocols(p)
+		return err == nil && len(protocols) > 0 && n.host.Network().Connectedness(p) == network.Connected
+	}
 	for {
-		known, err := n.host.Peerstore().GetProtocols(p)
-		if err != nil {
-			return fmt.Errorf("wait for peer %s: %w", p, err)
+		silent := false
+		for _, c := range n.host.Network().ConnsToPeer(p) {
+			if known() {
+				break
+			}
+			select {
+			case <-n.identify.IdentifyWait(c): // ended, well or not
+				silent = silent || !c.IsClosed()
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
-		if len(known) > 0 && n.host.Network().Connectedness(p) == network.Connected {
+		switch {
+		case known():
 			return nil
+		case silent:
+			return errors.New("it is connected, and does not say which protocols it speaks")
 		}
 		select {
 		case <-identified.Out():
 		case <-ctx.Done():
-			return fmt.Errorf("wait for peer %s: %w", p, context.Cause(ctx))
+			return context.Cause(ctx)
 		}
 	}
 }

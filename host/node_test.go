@@ -18,6 +18,7 @@ import (
 	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	mh "github.com/multiformats/go-multihash"
 	"go.uber.org/goleak"
 )
@@ -127,6 +128,15 @@ func TestFetchEndsWithContext(t *testing.T) {
 				t.Errorf("WaitPeer: got %v, want %v", err, reason)
 			}
 		})
+	}
+}
+
+// A peer that does not say what it speaks is not waited for.
+func TestConnectSilentPeer(t *testing.T) {
+	n, silent := start(t, Blockexc), start(t, Blockexc)
+	silent.Host().RemoveStreamHandler(identify.ID)
+	if err := n.Connect(t.Context(), silent.AddrInfo()); err == nil || !strings.Contains(err.Error(), "does not say which protocols") {
+		t.Errorf("got %v, want an error that says why", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	corestore "github.com/libp2p/go-libp2p/core/peerstore"
 	corerouting "github.com/libp2p/go-libp2p/core/routing"
 	routedhost "github.com/libp2p/go-libp2p/p2p/host/routed"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 
 	"github.com/codexchange/codexchange/host/finding"
 	"github.com/codexchange/codexchange/host/peerstore"
@@ -41,6 +42,7 @@ func (n *Node) openHost(opts Options) error {
 		return err
 	}
 	n.closers = append(n.closers, n.host.Close)
+	n.identify = n.host.(interface{ IDService() identify.IDService }).IDService() // as every host of libp2p.New
 	n.host.Network().Notify(n.peerstore.Notifiee())
 	if err := n.peerstore.Attach(n.host.EventBus()); err != nil {
 		return err

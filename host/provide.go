@@ -16,9 +16,10 @@ import (
 	"github.com/ipfs/boxo/provider"
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
-	corerouting "github.com/libp2p/go-libp2p/core/routing"
 	mh "github.com/multiformats/go-multihash"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/codexchange/codexchange/host/finding"
 )
 
 // What of a node's blocks others are told of.
@@ -43,18 +44,24 @@ const (
 	provideBatch   = 1024            // blocks that are listed to be told of again
 )
 
-// lastReprovide is where boxo notes when all was told of last.
-var lastReprovide = provider.DefaultKeyPrefix.ChildString("reprovide/lastreprovide")
+var (
+	// lastReprovide is where boxo notes when all was told of last.
+	lastReprovide = provider.DefaultKeyPrefix.ChildString("reprovide/lastreprovide")
+	// untoldKey is there while a block may have come of which others were not told.
+	untoldKey = provider.DefaultKeyPrefix.ChildString("untold")
+)
 
-// A providing tells routing of blocks, through boxo's queue, which is on disk and
-// outlives the node. What reports blocks may do so when it has ended too: they are
-// told of with all others, soon after the next start.
+// A providing tells routing of blocks, through boxo's queue. What that loses, when the
+// node ends or is killed, and what is reported afterwards, is told of with all others,
+// soon after the next start.
 type providing struct {
 	strategy string
 	node     *Node        // set by begin
 	untold   atomic.Int64 // blocks that came since begin, and others have not been told of
 	cut      atomic.Bool  // a block was not told of because the node ends
-	again    sync.Once    // see tellAll
+
+	marking sync.Mutex // guards marked
+	marked  bool       // untoldKey is there, on account of this node
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
@@ -106,15 +113,25 @@ func (p *providing) enqueue(c cid.Cid) error {
 	case p.system == nil:
 		return nil
 	case p.closed:
-		return p.tellAll()
+		p.cut.Store(true)
+		return p.mark(true)
 	}
 	p.untold.Add(1)
-	return p.system.Provide(p.ctx, c, true)
+	return errors.Join(p.mark(true), p.system.Provide(p.ctx, c, true))
 }
 
 // begin tells others from now on.
 func (p *providing) begin(n *Node, interval time.Duration) error {
 	p.node = n
+	// Was something left untold, or was the node killed?
+	cut, err := n.datastore.Has(p.ctx, untoldKey)
+	if err == nil && cut {
+		err = n.datastore.Delete(p.ctx, lastReprovide)
+	}
+	if err != nil {
+		return fmt.Errorf("start providing: %w", err)
+	}
+	p.marked = cut
 	system, err := provider.New(n.datastore, provider.Online(p), provider.KeyProvider(p.keys(n)),
 		provider.ReproviderInterval(interval), provider.ProvideWorkerCount(provideWorkers), provider.MaxBatchSize(provideBatch))
 	if err != nil {
@@ -147,7 +164,9 @@ func (p *providing) Ready() bool { return p.node.router.Ready() }
 // Provide implements provider.Provide, for boxo's workers at its queue.
 func (p *providing) Provide(ctx context.Context, c cid.Cid, _ bool) error {
 	err := p.tell(ctx, c)
-	p.untold.Add(-1) // or cut is set
+	// Done, or cut is set. Of what a node before has left in the queue nobody has counted.
+	for n := p.untold.Load(); n > 0 && !p.untold.CompareAndSwap(n, n-1); n = p.untold.Load() {
+	}
 	return err
 }
 
@@ -208,15 +227,26 @@ func (p *providing) close() error {
 	p.cancel()
 	err := p.system.Close()
 	p.calls.Wait()
-	if p.cut.Load() || p.untold.Load() > 0 {
-		err = errors.Join(err, p.tellAll())
-	}
-	return err
+	return errors.Join(err, p.mark(false))
 }
 
-// tellAll has everything told of again soon after the next start.
-func (p *providing) tellAll() (err error) {
-	p.again.Do(func() { err = p.node.datastore.Delete(context.Background(), lastReprovide) })
+// mark notes on disk whether there is anything untold, which only a node that ends
+// says there is not.
+func (p *providing) mark(untold bool) (err error) {
+	p.marking.Lock()
+	defer p.marking.Unlock()
+	untold = untold || p.untold.Load() > 0 || p.cut.Load()
+	if p.marked == untold {
+		return nil
+	}
+	if untold {
+		err = p.node.datastore.Put(context.Background(), untoldKey, nil)
+	} else {
+		err = p.node.datastore.Delete(context.Background(), untoldKey)
+	}
+	if err == nil {
+		p.marked = untold
+	}
 	return err
 }
 
@@ -279,7 +309,7 @@ func (n *Node) Provide(ctx context.Context, root cid.Cid, recursive bool, progre
 		}
 	}()
 	if n.router == nil || !n.router.CanProvide() {
-		return corerouting.ErrNotSupported
+		return finding.ErrNoDHT
 	}
 	if has, err := n.store.Has(ctx, root); err != nil || !has {
 		return errors.Join(err, errors.New("the block is not here"))

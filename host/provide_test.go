@@ -8,6 +8,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-datastore/query"
 	dssync "github.com/ipfs/go-datastore/sync"
 	mh "github.com/multiformats/go-multihash"
 
@@ -64,31 +65,61 @@ func TestProvideKeys(t *testing.T) {
 	}
 }
 
-// A block that could not be told of before the node ended is told of soon after it
-// starts again, with all others; else all wait for their time.
+// A block that could not be told of before the node ended, or was killed, is told of
+// soon after it starts again, with all others; else all wait for their time.
 func TestProvideCutShort(t *testing.T) {
-	for _, pending := range []bool{false, true} {
-		data := dssync.MutexWrap(ds.NewMapDatastore())
-		now := []byte(strconv.FormatInt(time.Now().UnixNano(), 10))
-		if err := data.Put(t.Context(), lastReprovide, now); err != nil {
+	for _, c := range []struct {
+		name            string
+		pending, killed bool
+	}{{"nothing untold", false, false}, {"a block untold", true, false}, {"killed", true, true}, {"killed, nothing untold", false, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			data := dssync.MutexWrap(ds.NewMapDatastore())
+			now := []byte(strconv.FormatInt(time.Now().UnixNano(), 10))
+			if err := data.Put(t.Context(), lastReprovide, now); err != nil {
+				t.Fatal(err)
+			}
+			n := startProviding(t, ProvideAll, data)
+			if c.pending {
+				add(t, n, []byte("a block"), MinChunk)
+			}
+			left := data
+			if c.killed {
+				left = copied(t, data) // what is there now is all that the next start finds
+			}
+			if err := n.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.providing.ProvideMany(context.Background(), []mh.Multihash{sum(t, nil)}); err != nil {
+				t.Errorf("telling after Close: got %v, want nothing for the log", err)
+			}
+			startProviding(t, ProvideAll, left)
+			has, err := left.Has(t.Context(), lastReprovide)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if has == c.pending {
+				t.Errorf("after the next start: the time of the last telling is kept %v, want %v", has, !c.pending)
+			}
+		})
+	}
+}
+
+// copied is a datastore with what another holds.
+func copied(t *testing.T, from ds.Batching) *dssync.MutexDatastore {
+	t.Helper()
+	to := dssync.MutexWrap(ds.NewMapDatastore())
+	all, err := from.Query(t.Context(), query.Query{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := all.Rest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if err := to.Put(t.Context(), ds.NewKey(e.Key), e.Value); err != nil {
 			t.Fatal(err)
-		}
-		n := startProviding(t, ProvideAll, data)
-		if pending {
-			add(t, n, []byte("a block"), MinChunk)
-		}
-		if err := n.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err := n.providing.ProvideMany(context.Background(), []mh.Multihash{sum(t, nil)}); err != nil {
-			t.Errorf("telling after Close: got %v, want nothing for the log", err)
-		}
-		has, err := data.Has(t.Context(), lastReprovide)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if has == pending {
-			t.Errorf("with blocks untold %v: the time of the last telling is kept %v, want %v", pending, has, !pending)
 		}
 	}
+	return to
 }

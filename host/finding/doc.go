@@ -29,7 +29,8 @@
 //     a few at a time. When there are enough, or none is left, or a short while has
 //     passed, boxo's bootstrap takes over: it dials the bootstrap nodes as long as
 //     there are fewer than four connections, and such peers again if that does not
-//     help.
+//     help. With nobody to dial it waits for bootstrap nodes to be named, and looks
+//     for them twice a minute.
 //   - mDNS tells of peers in the local network, which are dialled, a few at a time.
 //   - boxo's peering dials the peers it is told to, again and again.
 //

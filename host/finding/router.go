@@ -143,10 +143,13 @@ func (r *Router) WaitReady(ctx context.Context) error {
 	return nil
 }
 
+// ErrNoDHT is a routing.ErrNotSupported.
+var ErrNoDHT = fmt.Errorf("only a DHT can be told, and Routing.Type is one without: %w", routing.ErrNotSupported)
+
 // Provide tells the DHT, and waits until it knows.
 func (r *Router) Provide(ctx context.Context, c cid.Cid, announce bool) error {
 	if r.dht == nil {
-		return routing.ErrNotSupported
+		return ErrNoDHT
 	}
 	return explain(r.dht.Provide(ctx, c, announce))
 }
@@ -168,12 +171,13 @@ func explain(err error) error {
 // PutValue stores a value in the DHT.
 func (r *Router) PutValue(ctx context.Context, key string, value []byte, options ...routing.Option) error {
 	if r.dht == nil {
-		return routing.ErrNotSupported
+		return ErrNoDHT
 	}
 	return r.dht.PutValue(ctx, key, value, options...)
 }
 
-// Close ends what runs. Whoever searches is told that there is nothing more.
+// Close ends the DHT, and whoever searches it is told that there is nothing more. What
+// delegated routers are asked ends with its context.
 func (r *Router) Close() error {
 	var err error
 	if r.dht != nil {

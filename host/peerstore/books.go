@@ -87,7 +87,8 @@ func (s *Store) Peer(p peer.ID) (Info, bool) {
 }
 
 // Forget removes everything known of a peer. What other parts of the node, or
-// its connections, say afterwards is new.
+// its connections, say afterwards is new. A peer that is connected still speaks its
+// protocols, which it says once a connection, and those who use them go on.
 func (s *Store) Forget(p peer.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,6 +100,8 @@ func (s *Store) Forget(p peer.ID) {
 	if e.conns > 0 { // its end will be counted too
 		again := s.obtain(p)
 		again.conns, again.seen = e.conns, e.seen
+		again.protocols = e.protocols
+		s.markDirty(again, protocolBook)
 		s.settle(again)
 	}
 }

@@ -112,3 +112,35 @@ func TestBooks(t *testing.T) {
 		t.Errorf("after its connection: got %v, want none", got)
 	}
 }
+
+// Who forgets a connected peer does not take it from those who use its protocols,
+// for it does not say them again: they hear of no change, and what it spoke is on disk.
+func TestForgetConnected(t *testing.T) {
+	d := newDisk()
+	s := open(t, peerstore.Options{Datastore: d})
+	s.Notifiee().Connected(nil, conn{remote: id(1)})
+	s.AddAddrs(id(1), addrs(1), hour)
+	if err := s.SetProtocols(id(1), "a"); err != nil {
+		t.Fatal(err)
+	}
+	changes := s.Subscribe(peerstore.Changes)
+	defer changes.Close()
+	s.Forget(id(1))
+	e, err := changes.Next(t.Context())
+	if gone, ok := e.(peerstore.EvtPeerAddrsChanged); err != nil || !ok || len(gone.Removed) != 1 {
+		t.Errorf("told first: got %v, %v, want that its address is gone", e, err)
+	}
+	s.AddAddrs(id(2), addrs(1), hour)
+	if e, err := changes.Next(t.Context()); err != nil || e != (peerstore.EvtPeerDiscovered{Peer: id(2)}) {
+		t.Errorf("told then: got %v, %v, want the next peer", e, err)
+	}
+	if spoken, _ := s.GetProtocols(id(1)); len(spoken) != 1 {
+		t.Errorf("it speaks %v, want what it spoke", spoken)
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if info, _ := open(t, peerstore.Options{Datastore: d}).Peer(id(1)); len(info.Recalled) != 1 || len(info.Addrs) != 0 {
+		t.Errorf("after a restart: got %+v, want its protocols alone", info)
+	}
+}
