@@ -399,11 +399,12 @@ func (r *readAhead) run() {
 		select {
 		case a := <-r.in:
 			r.take(a)
-			for len(r.in) > 0 {
+			n := 1
+			for ; len(r.in) > 0; n++ {
 				r.take(<-r.in)
 			}
 			for _, b := range r.batches {
-				r.tell(b)
+				r.tell(b, n >= cap(r.in))
 			}
 		case l := <-r.looked:
 			r.looking = false
@@ -608,8 +609,12 @@ func (r *readAhead) take(a arrival) {
 	g.batch = nil
 	if a.block == nil {
 		r.plan.Forget(c)
-	} else if r.plan.Came(c, size) {
-		g.block = a.block
+	} else {
+		room := r.exchange.ahead.take(size)
+		r.booked += room // until settle
+		if r.plan.Came(c, size, room) {
+			g.block = a.block
+		}
 	}
 	if g.block == nil {
 		delete(r.guesses, c)
@@ -619,9 +624,10 @@ func (r *readAhead) take(a arrival) {
 	r.settle()
 }
 
-// tell lets the engine know what has been taken of a batch.
-func (r *readAhead) tell(b *batch) {
-	if b.took.Blocks > 0 && b.came < len(b.wants) {
+// tell lets the engine know what has been taken of a batch. If in was full, all of the
+// batch may have come too late for it, and waits for the loop to hear that there is room.
+func (r *readAhead) tell(b *batch, full bool) {
+	if (full || b.took.Blocks > 0) && b.came < len(b.wants) {
 		r.exchange.post(input{event: b.took})
 	}
 	b.took.Blocks, b.took.Bytes = 0, 0

@@ -29,7 +29,8 @@
 //	loop.go      the loop
 //	receive.go   streams in: decode, verify, hand to the loop
 //	view.go      what is wanted, for those who verify
-//	link.go      the way out to one peer: a queue, a stream
+//	link.go      the way out to one peer: a queue, a stream or several
+//	pace.go      how many
 //	serve.go     asking the store on behalf of a peer
 //	search.go    finding providers and connecting to them
 //	trace.go     requests that somebody traces
@@ -47,7 +48,8 @@
 // Out: a peer's want list is read and posted. The engine puts it into the ledger
 // and says Lookup; the link asks the store, and posts sizes. The engine queues
 // what is there, takes turns among peers and says SendBlocks; the link reads the
-// blocks, and writes them without copying. Where the stream puts blocks in by
+// blocks, and writes them without copying, on the first of its streams that is free,
+// if the peer is of our kind and one stream does not fill the way. Where the stream puts blocks in by
 // itself (BlockWriter), as behind a plugin boundary, the link does not read them:
 // it writes "block c goes here", and the bytes never come here.
 //
@@ -61,7 +63,8 @@
 // Config.ReadAhead, and is little again when it is not: package internal/ahead says
 // how. To the engine these are requests of the session like others. Blocks that the
 // local store has are not asked for, and one that a caller asks for while it is under
-// way is passed on when it comes. Leaves of datasets need none of this: GetLeaves is
+// way is passed on when it comes. A node may lie about what it links to: a block for which
+// there is no room when it comes is thrown away. Leaves of datasets need none of this: GetLeaves is
 // told all that is wanted, and asks in order.
 //
 // # Goroutines
@@ -72,9 +75,11 @@
 //
 //	loop         one; owns the engine, the getters' inboxes and the links
 //	link.write   one for each peer that was ever sent something while connected; owns the stream out
-//	link.ask     one beside it; asks the store, as link.write does only to make a
+//	link.help    at most 7 beside it, for a peer that reads several streams; each owns one, and
+//	             ends when it has had no blocks to carry for 30 s
+//	link.ask     one beside them; asks the store, as they do only to make a
 //	             message anew
-//	read         one for each stream, inbound or outbound; at most 16 for a peer
+//	read         one for each stream, inbound or outbound; at most 24 for a peer
 //	forward      one for each GetBlocks or GetLeaves under way, which also reads late
 //	             blocks from the store; GetBlock has none
 //	join         one beside it if some of the blocks had been asked for ahead
@@ -92,8 +97,11 @@
 //
 // A peer can make us hold: messages of Config.MaxFrame in all that are being read or
 // are on their way through the loop, which in memory may take some times that if
-// they are lists; Config.WantsPerPeer wants; answers to 8,192 of them; two
-// messages of blocks being sent, of 1 MiB or one block each. The loop is given
+// they are lists; Config.WantsPerPeer wants; answers to 8,192 of them; one
+// message of blocks being sent more than there are streams to it, so two, or nine at
+// most, of 1 MiB or one block each. All peers together have Config.ServingBytes of
+// those, and one message more; in the second half of it nobody has more than two. The
+// loop is given
 // its lists in pieces of 1,024, one at a time. A request can hold
 // Config.Window wants and Config.BufferedBytes of blocks that were not taken yet
 // (Config.Window blocks, if other requests bring them along), and a CID, or a pair

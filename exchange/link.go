@@ -47,6 +47,8 @@ type link struct {
 	pace  pace
 	lanes atomic.Int32 // beside the first
 	told  int          // streams, as the engine was told of them; owned by ask
+
+	doubtful atomic.Bool // a stream with references on it has broken, see put
 }
 
 // A lane is one outbound stream to the peer of its link, which is opened when it is
@@ -56,7 +58,6 @@ type lane struct {
 	stream   Stream           // nil if there is none
 	writer   *blockexc.Writer // of stream
 	referred bool             // blocks have been written to stream by reference
-	doubtful bool             // the latest such stream has broken, see put
 }
 
 // outgoing is one message, and what the engine is told when it is out.
@@ -187,6 +188,9 @@ func (l *lane) deliver(out *outgoing) bool {
 		// A stream that was open may have been closed since the last message, and one
 		// with references broken over a block. Neither says much of the peer.
 		atOnce := old || l.referred
+		if l.referred {
+			l.doubtful.Store(true)
+		}
 		l.hangUp()
 		if l.ctx.Err() != nil {
 			return false
@@ -217,8 +221,8 @@ func timedOut(err error) bool {
 // put tries to write one message. Blocks go by reference if the message was made
 // that way, the stream can do it, and there is no doubt about it. There is when a
 // stream broke that had references on it: one of their blocks may be gone from the
-// store, or damaged, and nobody says which. So the next message of blocks, which
-// is that one if it was noticed at once, is made anew of the blocks themselves.
+// store, or damaged, and nobody says which. So the next message of blocks on any lane,
+// which is that one if it was noticed at once, is made anew of the blocks themselves.
 // Reading them shows what is missing, and the peer gets the others.
 func (l *lane) put(out *outgoing) error {
 	if l.stream == nil {
@@ -226,9 +230,9 @@ func (l *lane) put(out *outgoing) error {
 			return err
 		}
 	}
-	if _, can := l.stream.(BlockWriter); out.refs && (!can || l.doubtful) {
+	if _, can := l.stream.(BlockWriter); out.refs && (!can || l.doubtful.Load()) {
 		if *out = l.read(out.order, false); out.message.Empty() {
-			l.doubtful = false
+			l.doubtful.Store(false)
 			return nil // they were all gone
 		}
 	}
@@ -241,7 +245,7 @@ func (l *lane) put(out *outgoing) error {
 		return err
 	}
 	if out.sent.Blocks && !out.refs {
-		l.doubtful = false
+		l.doubtful.Store(false)
 	}
 	l.exchange.debug.sent(l.peer, &out.message)
 	return nil
@@ -266,8 +270,7 @@ func (l *lane) open() error {
 func (l *lane) hangUp() {
 	if l.stream != nil {
 		_ = l.stream.Reset() // there is nobody left to tell
-		l.stream, l.writer = nil, nil
-		l.doubtful, l.referred = l.doubtful || l.referred, false
+		l.stream, l.writer, l.referred = nil, nil, false
 	}
 }
 

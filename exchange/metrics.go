@@ -61,6 +61,7 @@ func newCollector(e *Exchange) *collector {
 	counter("bad_blocks_received_total", "Blocks that did not hash to their CID, or were proven wrongly.", func(s Stat) uint64 { return s.BadBlocks })
 	counter("want_blocks_sent_total", "Want-blocks sent.", func(s Stat) uint64 { return s.Asked })
 	counter("requests_timed_out_total", "Want-blocks without an answer in time.", func(s Stat) uint64 { return s.TimedOut })
+	counter("requests_hedged_total", "Want-blocks sent to a second peer because the first was late.", func(s Stat) uint64 { return s.Hedged })
 	counter("haves_received_total", "Announcements of wanted blocks.", func(s Stat) uint64 { return s.HavesReceived })
 	counter("dont_haves_received_total", "Refusals of wanted blocks.", func(s Stat) uint64 { return s.DontHavesReceived })
 	counter("peer_wants_dropped_total", "Wants of peers that asked for too much.", func(s Stat) uint64 { return s.WantsDropped + s.WantsEvicted })

@@ -24,10 +24,10 @@ import (
 )
 
 const (
-	// streamsPerPeer is how many streams of one peer are read at a time. The
-	// reference uses one; the bound leaves room for those that are being
-	// replaced.
-	streamsPerPeer = 16
+	// streamsPerPeer is how many streams of one peer are read at a time, those that
+	// we opened included. The reference uses one each way, our own kind up to
+	// maxStreams; the bound leaves room for those that are being replaced.
+	streamsPerPeer = 3 * maxStreams
 	// listPiece is how many entries, or presences, the loop is given at a time.
 	// Messages of the reference have as many (protocol note 13).
 	listPiece = 1024

@@ -51,8 +51,7 @@ type peerState struct {
 	named     bool                  // and this: identify named it, later
 	waiting   []*inbound            // streams that ask to be let in
 	open      map[*inbound]struct{} // these and the ones let in, until they are closed
-	rtt       time.Duration         // as pings have measured it, 0 if they have not
-	pinged    time.Time             // when they last began
+	pinged    time.Time             // when pings last began
 
 	// owned by dispatch
 	epoch uint64   // of the PeerUp that was told, 0 if it is down

@@ -174,10 +174,10 @@ func (n *Network) Latency(p peer.ID) time.Duration {
 	n.mu.Lock()
 	a := n.attached
 	n.mu.Unlock()
-	if a == nil || n.Streams(p) < 2 {
-		return 0
+	if a != nil && n.Streams(p) > 1 {
+		a.measure(p)
 	}
-	return a.latency(p)
+	return 0
 }
 
 // manyStreams is how many outbound streams a peer is said to read at a time that

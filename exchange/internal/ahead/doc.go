@@ -42,8 +42,9 @@
 // # Hostile DAGs
 //
 // Sizes that a node states only count until the block has come; a block for which
-// there is no room is thrown away, and not guessed again. Blocks of more than 2 MiB
-// are not decoded. At most 16,384 links are known, or those of one block; the frame
+// there is no room is thrown away, and not guessed again, and if it was taken for less
+// than half of what it is, all guesses under way are given up. Blocks of more than 2 MiB
+// are not decoded. Links that no block can be fetched by are not kept. At most 16,384 links are known, or those of one block; the frame
 // known longest is forgotten. A frame is followed upwards 64 levels at most, and a
 // frame whose last link was taken is left out of that, so that a chain costs
 // nothing. A call of [Plan.Next] looks at 4,096 links at most.

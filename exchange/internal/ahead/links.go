@@ -3,8 +3,10 @@ package ahead
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	unixfs "github.com/ipfs/boxo/ipld/unixfs/pb"
+	"github.com/ipfs/boxo/verifcid"
 	"github.com/ipfs/go-cid"
 	"github.com/ipld/go-codec-dagpb"
 	"github.com/ipld/go-ipld-prime/codec/dagcbor"
@@ -23,7 +25,7 @@ const maxNode = 2 << 20
 
 // A Node is what the block of a node says of the blocks after it.
 type Node struct {
-	Links []Link // in order; each CID once, and none that holds its block itself
+	Links []Link // in order; each CID once, and only those that a block can be fetched by
 	Named bool   // the links are entries, of which a walker may want just one
 }
 
@@ -80,8 +82,8 @@ type list struct {
 }
 
 func (l *list) add(c cid.Cid, size int, k kind) {
-	if c.Prefix().MhType == multihash.IDENTITY {
-		return
+	if c.Prefix().MhType == multihash.IDENTITY || verifcid.ValidateCid(verifcid.DefaultAllowlist, c) != nil {
+		return // there is no block, or none that anybody accepts; such a CID may be as long as it likes
 	}
 	if _, again := l.seen[c]; again {
 		return
@@ -91,6 +93,14 @@ func (l *list) add(c cid.Cid, size int, k kind) {
 	}
 	l.seen[c] = struct{}{}
 	l.links = append(l.links, Link{Cid: c, Size: size, kind: k})
+}
+
+// node makes a node that takes no more memory than its links do.
+func (l *list) node(named bool) Node {
+	if cap(l.links) > 2*len(l.links) {
+		l.links = slices.Clone(l.links)
+	}
+	return Node{Links: l.links, Named: named}
 }
 
 func decodePB(data []byte) (Node, error) {
@@ -121,7 +131,7 @@ func decodePB(data []byte) (Node, error) {
 		}
 		l.add(link.FieldHash().Link().(cidlink.Link).Cid, size, k)
 	}
-	return Node{Links: l.links, Named: named}, nil
+	return l.node(named), nil
 }
 
 // directory reports whether a node is a UnixFS directory, and how long the names
@@ -159,5 +169,5 @@ func decodeCBOR(data []byte) (Node, error) {
 			l.add(c.Cid, 0, branch)
 		}
 	}
-	return Node{Links: l.links, Named: true}, nil
+	return l.node(true), nil
 }

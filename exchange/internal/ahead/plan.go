@@ -276,10 +276,12 @@ func (f *frame) leadsTo(at *frame) bool {
 	return false
 }
 
-// Came notes that a guess has come, and its size in bytes. It is false if the block
-// is not to be kept: the walker has asked for it, which the Plan has noted then, or
-// there is no room for it.
-func (p *Plan) Came(c cid.Cid, size int) (keep bool) {
+// Came notes that a guess has come, and its size in bytes. It may be room bytes longer
+// than it was taken to be. It is false if the block is not to be kept: the walker has
+// asked for it, which the Plan has noted then, or there is no room for it. If it was
+// taken for much less than it is, what is under way beside it is given up as well, for
+// it may be as long.
+func (p *Plan) Came(c cid.Cid, size, room int) (keep bool) {
 	g := p.guesses[c]
 	if g == nil || g.held {
 		return false
@@ -299,10 +301,17 @@ func (p *Plan) Came(c cid.Cid, size int) (keep bool) {
 		p.use(size)
 		return false
 	}
-	if p.out-g.size+size > p.limit {
+	if more := size - g.size; p.out+more > p.limit || more > room {
 		p.close(c, g)
 		p.waste(size)
 		p.skip(g)
+		if size > 2*g.size {
+			for c, g := range p.guesses {
+				if !g.held && !g.asked {
+					p.lose(c, g)
+				}
+			}
+		}
 		return false
 	}
 	p.grow(g, size-g.size)

@@ -99,7 +99,7 @@ func (s *script) guesses(why, want string) {
 func (s *script) come(size int, keep bool, names ...string) {
 	s.Helper()
 	for _, name := range names {
-		if got := s.p.Came(s.cid(name), size); got != keep {
+		if got := s.p.Came(s.cid(name), size, 1<<30); got != keep {
 			s.Fatalf("%s comes: kept is %v, want %v", name, got, keep)
 		}
 		s.check()
@@ -416,10 +416,15 @@ func TestSizesThatAreTooSmall(t *testing.T) {
 	}
 	var kept []string
 	for _, c := range list {
-		if s.p.Came(c, 2<<20) {
+		if s.p.Came(c, 2<<20, 1<<30) {
 			kept = append(kept, s.names[c])
+		} else {
+			break
 		}
 		s.check()
+	}
+	if n := len(s.p.Dropped()); n != len(list)-len(kept)-1 {
+		t.Errorf("%d are given up when one finds no room, want all %d that are under way", n, len(list)-len(kept)-1)
 	}
 	if len(kept) == 0 || len(kept) > 2 {
 		t.Errorf("%d blocks of 2 MiB are kept, want at most 2", len(kept))
@@ -532,7 +537,7 @@ func FuzzPlan(f *testing.F) {
 						s.p.Forget(c)
 					case 2:
 					default:
-						s.p.Came(c, r.IntN(300*kib))
+						s.p.Came(c, r.IntN(300*kib), r.IntN(1<<20))
 					}
 				}
 			case 11:
@@ -544,4 +549,28 @@ func FuzzPlan(f *testing.F) {
 			s.check()
 		}
 	})
+}
+
+// A block for which the other sessions leave no room is thrown away; if it is hardly longer
+// than it was taken to be, nothing else is.
+func TestRoomThatOthersTake(t *testing.T) {
+	s := newScript(t, 4<<20)
+	s.node("nroot", false, numbered("x", 10)...)
+	s.ask(Unknown, "x0")
+	s.guesses("the first window", "x1 x2 x3 x4 x5")
+	if s.p.Came(s.cid("x1"), s.size+kib, kib-1) {
+		t.Error("x1 is kept, want it thrown away: there is less room than it takes")
+	}
+	s.drops("the others were measured well", "")
+	if !s.p.Came(s.cid("x2"), s.size+kib, kib) {
+		t.Error("x2 is thrown away, want it kept: there is room")
+	}
+	if s.p.Came(s.cid("x3"), 3*s.size, kib) {
+		t.Error("x3 is kept, want it thrown away")
+	}
+	s.check()
+	if got := len(s.p.Dropped()); got != 2 {
+		t.Errorf("%d guesses are given up with x3, want the two that are under way", got)
+	}
+	s.ask(Held, "x2")
 }

@@ -52,17 +52,17 @@ func (e *Engine) haveIn(w *want, p *peerCtx, price wire.Price) {
 			m := g.session.join(p)
 			m.become(m.trust, m.fellow && p.asking > 0)
 			m.hit()
-			crowd = crowd || m.crowd
+			crowd = crowd || m.crowd && !p.expelled
 		}
+		e.gave(p)
 	}
 	l.announce(price, crowd)
-	e.gave(p)
 	if w.peer == p && w.guessed != nil {
 		w.guessed.guesses-- // it is known now
 		w.guessed, w.hurry = nil, false
 	}
 	switch {
-	case w.state == seeking || w.state == left:
+	case w.state == seeking || w.state == left && (crowd || w.to == p):
 		e.rest(w)
 		e.place(w)
 	case w.state == asked && w.peer != p && w.guessed != nil && !w.hurry:
@@ -98,7 +98,11 @@ func (e *Engine) dontHaveIn(w *want, p *peerCtx) {
 	if l == nil || l.says == sentBad || l.says == hasNot {
 		return // it was not asked, or says so again
 	}
+	broken := l.says == has
 	l.say(hasNot)
+	if broken {
+		e.expel(p)
+	}
 	if w.state == asked && w.peer == p {
 		e.refused(w, l)
 		return
@@ -191,7 +195,7 @@ func (e *Engine) unwanted(p *peerCtx, b Block) {
 }
 
 func (e *Engine) blockIn(w *want, p *peerCtx, ref, size int) {
-	p.shown = true
+	p.shown, p.expelled = true, false
 	l := w.link(p)
 	if l == nil || l.told != toldBlock {
 		e.stats.UnrequestedBlocks++ // welcome all the same: it is what we want

@@ -294,6 +294,9 @@ func (s *script) fetch(g GetterID, limit time.Duration, speed map[*player]time.D
 				s.takeAll()
 			}
 		}
+		if s.meanwhile != nil {
+			s.meanwhile()
+		}
 		s.advance(time.Millisecond)
 	}
 	return count

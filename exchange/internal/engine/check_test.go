@@ -320,7 +320,11 @@ func (c *checker) serving() {
 		c.that(n <= 1 && (n == 1) == p.inTurn, "%s is %d times in turn, says %v", who(p.id), n, p.inTurn)
 		waits := p.asks[queued].len > 0 && !p.crowded() && !p.paused
 		c.that(!waits || p.inTurn, "%s has blocks waiting and is not in turn", who(p.id))
-		c.that(!waits || e.flying >= e.cfg.ServingBytes, "%s has blocks waiting though there is room", who(p.id))
+		most := e.cfg.ServingBytes
+		if p.wide() {
+			most /= 2
+		}
+		c.that(!waits || e.flying >= most, "%s has blocks waiting though there is room", who(p.id))
 		lookable := p.asks[unlooked].len > 0 && !p.looking && !p.paused && len(p.presences) < 4*listEntries
 		c.that(!lookable || p.sending, "%s has asks that nobody looks up", who(p.id))
 	}

@@ -50,19 +50,27 @@ func (e *Engine) meet(w *want) {
 }
 
 // joined is called when a peer asks us for something. If we want it ourselves, the
-// peer is a fellow.
+// peer is a fellow, unless there are many already.
 func (e *Engine) joined(p *peerCtx, a wire.Address) {
 	w := e.wants[a]
 	if w == nil || !p.usable() {
 		return
+	}
+	n := 0
+	for x := e.ledger.byAddress[a]; x != nil; x = x.other {
+		if n++; n > maxFellows {
+			return
+		}
 	}
 	for _, g := range w.getters {
 		e.befriend(g.session, p)
 	}
 	e.tellHave(w, p)
 	if w.state == ready {
-		e.rest(w)
-		e.place(w)
+		if to := e.heir(w); to != nil {
+			e.rest(w)
+			e.leave(w, to)
+		}
 	}
 }
 
@@ -80,9 +88,11 @@ func (e *Engine) befriend(s *session, p *peerCtx) {
 	m.become(m.trust, true)
 }
 
-// expel has a peer that left a want unanswered count as one that has what it has
-// anyway, so that nobody else is passed over for it.
+// expel has a peer that did not deliver what it was to have count as one that has it
+// anyway, so that nobody else is passed over for it, until it delivers something.
 func (e *Engine) expel(p *peerCtx) {
+	p.slack, p.expelled = true, true
+	e.takeBack(p)
 	for _, s := range e.live {
 		if m := s.member(p); m != nil {
 			m.crowd = false
@@ -103,7 +113,8 @@ func (e *Engine) expel(p *peerCtx) {
 }
 
 // heir finds the fellow that a want is to be left to: the one that all who know of
-// each other agree on, if it is not us.
+// each other agree on, if it is not us. It knows that we want it, so it will say when it
+// has it.
 func (e *Engine) heir(w *want) *peerCtx {
 	first := e.ledger.byAddress[w.address]
 	s := w.owner().session
@@ -116,9 +127,11 @@ func (e *Engine) heir(w *want) *peerCtx {
 	name := nameHash(w.address)
 	var best *peerCtx
 	most := mix(name ^ e.self)
-	for x := first; x != nil; x = x.other {
+	n := 0
+	for x := first; x != nil && n < maxFellows; x = x.other {
+		n++
 		p := x.peer
-		if rank := mix(name ^ p.hash); rank > most && p.usable() && !p.slack {
+		if rank := mix(name ^ p.hash); rank > most && p.usable() && !p.slack && probed(w, p) {
 			best, most = p, rank
 		}
 	}
@@ -150,15 +163,16 @@ func (e *Engine) leave(w *want, to *peerCtx) {
 }
 
 // trusts is how long a fellow that a want is left to may show nothing: as long as
-// who has the block may keep us waiting.
+// the quickest of those who have the block may keep us waiting, so far as that is
+// known.
 func (e *Engine) trusts(w *want) time.Duration {
-	d := minTrust
+	d := time.Duration(0)
 	for _, l := range w.links {
-		if l.says == has && l.peer.usable() {
-			d = max(d, 2*l.peer.patience())
+		if p := l.peer; l.says == has && p.usable() && p.answer > 0 && (d == 0 || 2*p.patience() < d) {
+			d = 2 * p.patience()
 		}
 	}
-	return d
+	return max(d, minTrust)
 }
 
 // dueLeft is called when a want may have been left to somebody for nothing. As long
@@ -181,9 +195,9 @@ func (e *Engine) takeBack(p *peerCtx) {
 	}
 }
 
-// gave notes that a fellow has announced something.
+// gave notes that a fellow has announced something that it had not announced before.
 func (e *Engine) gave(p *peerCtx) {
-	p.gaveAt, p.slack = e.now, false
+	p.gaveAt, p.slack = e.now, p.expelled
 	p.given++
 }
 

@@ -102,6 +102,10 @@ func (e *Engine) Step(now time.Time, ev Event) {
 	e.hungry = e.hungry[:0]
 	e.reconsider()
 	e.schedule()
+	for len(e.stale) > 0 { // wants that changed hands have met fellows
+		e.reconsider()
+		e.schedule()
+	}
 	e.poach()
 	e.relieve()
 	e.serve()

@@ -176,3 +176,49 @@ func TestAccount(t *testing.T) {
 		s.fail("alice is still there")
 	}
 }
+
+func TestMessagesThatFailTogether(t *testing.T) {
+	s := start(t, "messages that were under way on several streams when the peer stopped reading count as one failure")
+	alice := s.peer("alice")
+	alice.slow = true
+	s.step(Streams{Peer: alice.id, Epoch: alice.epoch, Streams: 8})
+	x := many("x", 200)
+	alice.asksQuietly(block(x...))
+	s.store(x...)
+	for range 2 {
+		for len(alice.flights) > 0 {
+			alice.readsBlocks(false)
+		}
+		s.advance(2 * time.Second)
+		if len(alice.flights) == 0 {
+			s.fail("alice is left alone after 2 s, want her to be tried again")
+		}
+	}
+}
+
+func TestAMessageThatEndsAfterThePeerCameBack(t *testing.T) {
+	s := start(t, "what ends of messages to a peer that has left since counts for nothing, whether it went well or not")
+	alice := s.peer("alice")
+	alice.slow = true
+	alice.asksQuietly(block(A))
+	s.store(A)
+	old := alice.flights[0]
+	alice.down()
+	alice.up()
+	alice.asksQuietly(block(A))
+	for _, epoch := range []uint64{old.Epoch, alice.epoch} {
+		for _, ok := range []bool{true, false} {
+			if epoch == alice.epoch && !ok {
+				continue // that the peer cannot be reached is true of it now
+			}
+			s.step(Sent{Peer: alice.id, Epoch: epoch, Blocks: true, Message: old.Message, OK: ok})
+			if st := s.e.Stats(); st.Flying != blockSize || st.BlocksSent != 0 || st.SendsFailed != 0 || st.Asks != 1 {
+				s.fail("%+v, want one block under way and nothing else", st)
+			}
+		}
+	}
+	alice.readsBlocks(true)
+	if st := s.e.Stats(); st.Flying != 0 || st.BlocksSent != 1 || st.Asks != 0 {
+		s.fail("%+v, want one block sent", st)
+	}
+}

@@ -95,9 +95,12 @@ type peerCtx struct {
 	// As a fellow, see crowd.go.
 	left   wantList  // what is left to it, oldest first
 	leftAt time.Time // when it was first left something
-	gaveAt time.Time // when it last announced anything, or as leftAt
-	given  int       // what it has announced since then
-	slack  bool      // nothing more is left to it until it announces something
+	gaveAt time.Time // when it last announced anything new, or as leftAt
+	given  int       // what it has announced since leftAt
+	slack  bool      // nothing more is left to it until it announces something new
+	// It did not deliver what it had announced: what it announces is not believed more
+	// than of others until it delivers something.
+	expelled bool
 
 	value int // as of the last Value
 

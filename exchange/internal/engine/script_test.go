@@ -113,6 +113,8 @@ type script struct {
 	stored map[wire.Address]int
 	steps  int
 
+	meanwhile func() // what else happens while fetch goes on, each millisecond
+
 	players  map[peer.ID]*player
 	order    []*player
 	epoch    uint64

@@ -307,10 +307,10 @@ func (w *want) unlink(l *link) {
 // anew.
 func (e *Engine) failed(p *peerCtx) {
 	e.stats.SendsFailed++
-	p.failed++
 	if p.paused {
-		return
+		return // it was under way beside the one that failed first
 	}
+	p.failed++
 	p.paused = true
 	e.release(p, nothing)
 	// What it was asked for may stand with it still, and then it would not answer

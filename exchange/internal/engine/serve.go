@@ -25,6 +25,10 @@ type flight struct {
 // may be.
 func (p *peerCtx) crowded() bool { return len(p.flying) >= max(p.streams, 1)+messagesAhead }
 
+// wide reports whether the peer has as many messages of blocks under way as one stream
+// takes, or more.
+func (p *peerCtx) wide() bool { return len(p.flying) > messagesAhead }
+
 // look has the store asked about what a peer wants. One Lookup a peer is under
 // way at a time, and none while it does not take our answers: what it costs us
 // to be asked is bounded by what it takes to read.
@@ -182,14 +186,22 @@ func (e *Engine) enqueue(p *peerCtx) {
 // serve sends messages of blocks until there is as much in memory as there may
 // be. The next goes to the peer that was sent least: each is charged what it is
 // sent, divided by its share, and what it got too much in one turn it waits for in
-// the next (deficit round robin).
+// the next (deficit round robin). The second half of the memory is for peers with no
+// more under way than one stream takes, so that a few that have several streams, and
+// do not read, are not in the way of everybody.
 func (e *Engine) serve() {
-	for len(e.serving) > 0 && e.flying < e.cfg.ServingBytes {
-		next := 0
+	for e.flying < e.cfg.ServingBytes {
+		next := -1
 		for i, p := range e.serving {
-			if p.charge < e.serving[next].charge {
+			if e.flying >= e.cfg.ServingBytes/2 && p.wide() {
+				continue
+			}
+			if next < 0 || p.charge < e.serving[next].charge {
 				next = i
 			}
+		}
+		if next < 0 {
+			return
 		}
 		p := e.serving[next]
 		e.serving = slices.Delete(e.serving, next, next+1)

@@ -272,6 +272,27 @@ func TestB25ServingBytes(t *testing.T) {
 	}
 }
 
+func TestB25SeveralStreamsThatNobodyReads(t *testing.T) {
+	s := start(t, "peers that are sent on many streams, and read none of them, leave room for those with one")
+	x := many("x", 200)
+	for i := range 10 {
+		p := s.peer(fmt.Sprint("greedy", i))
+		p.slow = true
+		s.step(Streams{Peer: p.id, Epoch: p.epoch, Streams: 8})
+		p.asksQuietly(block(x...))
+	}
+	s.store(x...)
+	if f := s.e.flying; f < 32<<20 || f >= 48<<20 {
+		s.fail("%d bytes fly to peers that do not read, want a bit more than half of 64 MiB", f)
+	}
+	bob := s.peer("bob")
+	bob.slow = true
+	bob.asksQuietly(block(x...))
+	if n := len(bob.flights); n != 2 {
+		s.fail("%d messages fly to bob, want the two of one stream", n)
+	}
+}
+
 func TestB25BigAndSmall(t *testing.T) {
 	s := start(t, "a peer that asks for a little is not kept waiting by one that asks for much", func(c *Config) { c.ServingBytes = 2 << 20 })
 	big, small := s.peer("big"), s.peer("small")
