@@ -46,6 +46,7 @@ type link struct {
 
 	pace  pace
 	lanes atomic.Int32 // beside the first
+	under atomic.Int32 // messages of blocks that lanes have, or will have
 	told  int          // streams, as the engine was told of them; owned by ask
 
 	doubtful atomic.Bool // a stream with references on it has broken, see put
@@ -129,7 +130,7 @@ func (l *lane) write() {
 // engine how many there are. It is called by ask.
 func (k *link) widen() {
 	n := int(k.lanes.Load()) + 1
-	if k.pace.due() {
+	if k.pace.due(k.under.Load() > 0) {
 		want := k.pace.streams(k.exchange.cfg.Network.Latency(k.peer), k.exchange.cfg.Network.Streams(k.peer))
 		for ; n < want; n++ {
 			k.lanes.Add(1)
@@ -166,8 +167,11 @@ func (l *lane) help() {
 // carry writes a message and says so; false if the lane has nothing more to do.
 func (l *lane) carry(out *outgoing) bool {
 	out.sent.OK = l.deliver(out)
-	if out.sent.Blocks && out.sent.OK {
-		l.pace.carried(time.Now(), out.size)
+	if out.sent.Blocks {
+		l.under.Add(-1)
+		if out.sent.OK {
+			l.pace.carried(time.Now(), out.size)
+		}
 	}
 	return l.ctx.Err() == nil && l.exchange.post(input{event: out.sent})
 }

@@ -17,8 +17,12 @@ const (
 	streamRate = 100_000_000
 	// paceSpan is over how long the pace is measured, and looked at.
 	paceSpan = 50 * time.Millisecond
-	// paceGap is the longest time without a message that counts as one stretch.
-	paceGap = 200 * time.Millisecond
+	// paceGap is the longest time without a message that counts as one stretch. A
+	// message of 1 MiB takes four round trips on a stream that is new.
+	paceGap = time.Second
+	// firstPace is what is taken for the rate until it has been measured, bytes/s, if a
+	// second message waits while the first is on its way.
+	firstPace = 20_000_000
 )
 
 // A pace is how fast blocks go to one peer. Its methods may be called from any
@@ -53,10 +57,14 @@ func (p *pace) carried(now time.Time, bytes int) {
 	}
 }
 
-// due reports whether there is a new measurement.
-func (p *pace) due() bool {
+// due reports whether there is a new measurement, or, if there was none and a
+// message waits for another, a guess instead of the first.
+func (p *pace) due(waits bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.rate == 0 && waits {
+		p.rate, p.fresh = firstPace, true
+	}
 	was := p.fresh
 	p.fresh = false
 	return was

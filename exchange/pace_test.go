@@ -37,12 +37,29 @@ func TestPace(t *testing.T) {
 			run()
 			now = now.Add(time.Hour)
 			run()
-			if !p.due() || p.due() {
+			if !p.due(false) || p.due(false) {
 				t.Error("due is not once true after a second")
 			}
 			if got := p.streams(tc.latency, tc.limit); got != tc.want {
 				t.Errorf("got %d streams at %.0f bytes/s, want %d", got, p.rate, tc.want)
 			}
 		})
+	}
+}
+
+// TestFirstPace shows that streams are opened before anything is measured if more
+// waits to be sent, and the way is long.
+func TestFirstPace(t *testing.T) {
+	var p pace
+	if p.due(false) {
+		t.Error("due is true with nothing measured and nothing waiting")
+	}
+	if !p.due(true) || p.due(true) {
+		t.Error("due is not once true when a message waits for the first")
+	}
+	for latency, want := range map[time.Duration]int{0: 1, time.Millisecond: 1, 20 * time.Millisecond: 4, 100 * time.Millisecond: 8} {
+		if got := p.streams(latency, 8); got != want {
+			t.Errorf("latency %v: got %d streams, want %d", latency, got, want)
+		}
 	}
 }

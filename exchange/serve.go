@@ -25,6 +25,7 @@ func (k *link) ask() {
 				k.exchange.post(input{event: k.lookUp(a)})
 			case engine.SendBlocks:
 				k.widen()
+				k.under.Add(1)
 				k.blocks <- k.read(a, k.exchange.refs.Load())
 			}
 		}
