@@ -8,7 +8,8 @@
 // exchanges is in exchange.go: a new one is one more entry there.
 //
 // Whom the node knows, finds and tells what it has is in peers.go and provide.go, over
-// packages peerstore and finding. A zero [Routing] looks for nobody.
+// packages peerstore, finding and, for what names lead to, names. A zero [Routing] looks
+// for nobody.
 //
 // Files go in with [Node.Add], come from peers with [Node.Fetch], and are read
 // back from the local store alone with [Node.Open]. Package demo puts two nodes

@@ -28,6 +28,7 @@ import (
 
 	"github.com/codexchange/codexchange/adapter/leaves"
 	"github.com/codexchange/codexchange/host/finding"
+	"github.com/codexchange/codexchange/host/names"
 	"github.com/codexchange/codexchange/host/peerstore"
 	"github.com/codexchange/codexchange/host/writebehind"
 )
@@ -40,8 +41,8 @@ type Options struct {
 	// Blocks is the datastore of the blocks, which remains the caller's to close.
 	// nil is a flatfs in Dir.
 	Blocks ds.Batching
-	// Datastore keeps pins, leaf records, and what is known of peers; it remains the
-	// caller's to close. nil keeps them in memory.
+	// Datastore keeps pins, leaf records, records of names, and what is known of peers; it
+	// remains the caller's to close. nil keeps them in memory.
 	Datastore ds.Batching
 	// Direct writes each fetched block as it comes, rather than holding it for a
 	// moment and writing several at a time.
@@ -79,6 +80,7 @@ type Node struct {
 	identify  identify.IDService        // of host
 	peerstore *peerstore.Store          // nil offline
 	router    *finding.Router           // nil offline
+	names     *names.Names              // that are kept, and those that router finds
 	contacts  *finding.Contacts         // nil offline
 	providing *providing                // nil if others are told nothing
 	traffic   *metrics.BandwidthCounter // nil if nobody counts
@@ -140,6 +142,7 @@ func New(ctx context.Context, opts Options) (_ *Node, err error) {
 			return nil, err
 		}
 	}
+	n.names = names.New(n.datastore, n.valueStore())
 
 	if n.service = blockservice.New(n.written, combine(n.exchanges, n.written)); !opts.Direct {
 		n.service = n.store.Service(combine(n.exchanges, n.store))

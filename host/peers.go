@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 
 	"github.com/codexchange/codexchange/host/finding"
+	"github.com/codexchange/codexchange/host/names"
 	"github.com/codexchange/codexchange/host/peerstore"
 )
 
@@ -65,6 +66,21 @@ func (n *Node) Peerstore() *peerstore.Store { return n.peerstore }
 // search ends at once, and what cannot be done is routing.ErrNotSupported.
 func (n *Node) Routing() corerouting.Routing {
 	if n.router == nil {
+		return nil
+	}
+	return n.router
+}
+
+// Alone reports whether routing has only a DHT to ask, and that knows no peer.
+func (n *Node) Alone() bool { return n.router != nil && n.router.Alone() }
+
+// Names are the records of IPNS names that the node keeps, and those that its routing
+// finds.
+func (n *Node) Names() *names.Names { return n.names }
+
+// valueStore is whom Names asks and tells; nil if routing asks nobody.
+func (n *Node) valueStore() corerouting.ValueStore {
+	if n.router == nil || !n.router.Active() {
 		return nil
 	}
 	return n.router

@@ -319,11 +319,12 @@ func TestRouting(t *testing.T) {
 	addr := strings.Fields(a.ok("swarm", "addrs", "local", "--id"))[0]
 	provider := a.node.Host().ID().String()
 	a.ok("add", "-r", "--pin=false", makeTree(t))
+	b.fails([]string{"routing", "findprovs", treeRoot}, "no peer of the DHT is known: connect to one")
 	b.ok("swarm", "connect", addr)
 
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) { // until each is in the other's table
 		o := a.run("routing", "provide", treeRoot)
-		if o.code == ExitOK && b.ok("routing", "findprovs", treeRoot) == provider+"\n" {
+		if o.code == ExitOK && b.run("routing", "findprovs", treeRoot).stdout == provider+"\n" {
 			break
 		}
 		if time.Now().After(end) {

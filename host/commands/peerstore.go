@@ -355,8 +355,9 @@ func peerstoreRmCommand() *cmds.Command {
 		Helptext: cmds.HelpText{
 			Tagline: "Forget peers.",
 			ShortDescription: `
-Removes everything that is known of peers. Connections stay, and what they or other
-peers say afterwards is new: 'host swarm disconnect' first to be rid of a peer for now.
+Removes everything that is known of peers. Connections stay, and so do the protocols
+that a connected peer speaks; what they or other peers say afterwards is new: 'host
+swarm disconnect' first to be rid of a peer for now.
 `,
 		},
 		Arguments: []cmds.Argument{cmds.StringArg("peer", true, true, "The peer id.").EnableStdin()},

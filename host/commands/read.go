@@ -74,7 +74,7 @@ func parsePath(s string) (path.ImmutablePath, error) {
 		}
 	}
 	if p.Mutable() {
-		return path.ImmutablePath{}, fmt.Errorf("path %q: this node resolves no names of /%s, want a CID, or /ipfs/CID/name", s, p.Namespace())
+		return path.ImmutablePath{}, fmt.Errorf("path %q: commands resolve no names of /%s, which the gateway does; want a CID, or /ipfs/CID/name", s, p.Namespace())
 	}
 	return path.NewImmutablePath(p)
 }

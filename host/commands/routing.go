@@ -3,12 +3,15 @@ package commands
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"time"
 
+	"github.com/ipfs/boxo/files"
+	"github.com/ipfs/boxo/ipns"
 	"github.com/ipfs/go-cid"
 	cmds "github.com/ipfs/go-ipfs-cmds"
 	libp2phost "github.com/libp2p/go-libp2p/core/host"
@@ -16,6 +19,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/routing"
 
 	"github.com/codexchange/codexchange/host"
+	"github.com/codexchange/codexchange/host/names"
 	"github.com/codexchange/codexchange/host/repo"
 )
 
@@ -28,13 +32,18 @@ func verboseFlag() cmds.Option {
 func routingCommand() *cmds.Command {
 	return &cmds.Command{
 		Helptext: cmds.HelpText{
-			Tagline:          "Who has what, and where peers are.",
-			ShortDescription: "Asks the network, by what Routing.Type of the configuration names.",
+			Tagline: "Who has what, where peers are, and what names lead to.",
+			ShortDescription: `
+Asks the network, by what Routing.Type of the configuration names. Records of names
+are also kept here.
+`,
 		},
 		Subcommands: map[string]*cmds.Command{
 			"findprovs": routingFindProvsCommand(),
 			"findpeer":  routingFindPeerCommand(),
 			"provide":   routingProvideCommand(),
+			"get":       routingGetCommand(),
+			"put":       routingPutCommand(),
 		},
 	}
 }
@@ -147,8 +156,13 @@ func routingFindProvsCommand() *cmds.Command {
 				return err
 			}
 			return query(req, re, func(ctx context.Context) error {
+				found := false
 				for p := range n.Routing().FindProvidersAsync(ctx, c, number) {
+					found = true
 					routing.PublishQueryEvent(ctx, &routing.QueryEvent{Type: routing.Provider, Responses: []*peer.AddrInfo{&p}})
+				}
+				if !found && n.Alone() && ctx.Err() == nil {
+					return fmt.Errorf("find providers of %s: no peer of the DHT is known: connect to one, or name bootstrap nodes", c)
 				}
 				return context.Cause(ctx)
 			})
@@ -289,5 +303,123 @@ does so by itself, as Provide of the configuration says.
 			}
 			return ""
 		}),
+	}
+}
+
+// decodeName reads an IPNS name, with /ipns/ before it or alone.
+func decodeName(s string) (ipns.Name, error) {
+	name, err := ipns.NameFromString(s)
+	if err != nil {
+		return name, fmt.Errorf("key %q: %w, want /ipns/ and the name of a key", s, err)
+	}
+	return name, nil
+}
+
+func nameArg() cmds.Argument {
+	return cmds.StringArg("key", true, false, "The name: /ipns/ and the id of its key.")
+}
+
+func routingGetCommand() *cmds.Command {
+	return &cmds.Command{
+		Helptext: cmds.HelpText{
+			Tagline: "Print the record of an IPNS name.",
+			ShortDescription: `
+Prints it as it is, in binary: the one with the highest sequence number of those that
+are kept here and those that the network has. It is checked that the key of the name
+has signed it. Without a daemon, and with --offline, nobody else is asked.
+`,
+		},
+		Arguments: []cmds.Argument{nameArg()},
+		Run: func(req *cmds.Request, re cmds.ResponseEmitter, environment cmds.Environment) error {
+			name, err := decodeName(req.Arguments[0])
+			if err != nil {
+				return err
+			}
+			n, err := env(environment).Node()
+			if err != nil {
+				return err
+			}
+			var options []routing.Option
+			if option[bool](req, offlineOption) {
+				options = append(options, routing.Offline)
+			}
+			record, err := n.Names().GetValue(req.Context, string(name.RoutingKey()), options...)
+			if err != nil {
+				return err
+			}
+			return re.Emit(&routing.QueryEvent{Type: routing.Value, Extra: base64.StdEncoding.EncodeToString(record)})
+		},
+		Type: routing.QueryEvent{},
+		Encoders: cmds.EncoderMap{
+			cmds.Text: cmds.MakeTypedEncoder(func(_ *cmds.Request, w io.Writer, e *routing.QueryEvent) error {
+				record, err := base64.StdEncoding.DecodeString(e.Extra)
+				if err != nil {
+					return fmt.Errorf("decode record: %w", err)
+				}
+				_, err = w.Write(record)
+				return err
+			}),
+		},
+	}
+}
+
+func routingPutCommand() *cmds.Command {
+	const alone = "allow-offline"
+	return &cmds.Command{
+		Helptext: cmds.HelpText{
+			Tagline: "Store the record of an IPNS name.",
+			ShortDescription: `
+Tells the DHT, keeps the record here until it expires, and prints the id of the name's
+key. Somebody else has made and signed the record: this node publishes no names of
+its own, and does not tell the network again when that has forgotten.
+`,
+		},
+		Arguments: []cmds.Argument{
+			nameArg(),
+			cmds.FileArg("value-file", true, false, "The file with the record, in binary.").EnableStdin(),
+		},
+		Options: []cmds.Option{cmds.BoolOption(alone, "Keep the record here if there is nobody to tell, instead of failing.")},
+		Run: func(req *cmds.Request, re cmds.ResponseEmitter, environment cmds.Environment) error {
+			name, err := decodeName(req.Arguments[0])
+			if err != nil {
+				return err
+			}
+			it := req.Files.Entries()
+			if !it.Next() {
+				return cmp.Or(it.Err(), errors.New("put record: no file, want the one with the record"))
+			}
+			file := files.FileFromEntry(it)
+			if file == nil {
+				return fmt.Errorf("put record: %s is no file", it.Name())
+			}
+			defer file.Close()
+			record, err := io.ReadAll(io.LimitReader(file, int64(ipns.MaxRecordSize)+1)) // Names refuses what is longer
+			if err != nil {
+				return err
+			}
+			n, err := env(environment).Node()
+			if err != nil {
+				return err
+			}
+			var options []routing.Option
+			if option[bool](req, alone) {
+				options = append(options, routing.Offline)
+			}
+			err = n.Names().PutValue(req.Context, string(name.RoutingKey()), record, options...)
+			if names.Alone(err) {
+				err = fmt.Errorf("%w; with --%s it is kept here all the same", err, alone)
+			}
+			if err != nil {
+				return err
+			}
+			return re.Emit(&routing.QueryEvent{Type: routing.Value, ID: name.Peer()})
+		},
+		Type: routing.QueryEvent{},
+		Encoders: cmds.EncoderMap{
+			cmds.Text: cmds.MakeTypedEncoder(func(_ *cmds.Request, w io.Writer, e *routing.QueryEvent) error {
+				_, err := fmt.Fprintln(w, e.ID)
+				return err
+			}),
+		},
 	}
 }

@@ -40,7 +40,8 @@
 // Gateway.DeserializedResponses is false, with boxo's limits for requests at a time,
 // for the retrieval of a piece, and for a request. localhost is a subdomain gateway.
 // With Gateway.NoFetch it answers from the local store alone. A CAR that cannot be sent
-// to its end ends the connection.
+// to its end ends the connection. Paths of /ipns and records of names are answered from
+// the node's Names, package names; a name that nobody knows is 404. DNSLink is boxo's.
 //
 // # Bounds
 //

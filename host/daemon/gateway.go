@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -10,7 +12,10 @@ import (
 	"github.com/ipfs/boxo/blockservice"
 	"github.com/ipfs/boxo/exchange/offline"
 	"github.com/ipfs/boxo/gateway"
+	"github.com/ipfs/boxo/namesys"
 	"github.com/ipfs/boxo/path"
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/routing"
 
 	"github.com/codexchange/codexchange/host/repo"
 )
@@ -26,11 +31,11 @@ const forever = 100 * 365 * 24 * time.Hour
 // gateway is what a gateway server answers, and how many connections it may have;
 // 0 is no limit.
 func (d *daemon) gateway(c *repo.Gateway, m *metrics) (http.Handler, int, error) {
-	service := d.node.BlockService()
+	service, records := d.node.BlockService(), d.node.Names()
 	if c.NoFetch {
-		service = d.node.Blockstore().Service(offline.Exchange(d.node.Blockstore()))
+		service, records = d.node.Blockstore().Service(offline.Exchange(d.node.Blockstore())), records.Kept()
 	}
-	blocks, err := gateway.NewBlocksBackend(service)
+	blocks, err := gateway.NewBlocksBackend(service, gateway.WithValueStore(records))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -112,9 +117,10 @@ func (c cuttable) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// rooted is boxo's backend, but for CARs: boxo begins to send before it knows
-// whether it has the root, so that one it cannot get looks like a CAR without
+// rooted is boxo's backend, but for two things. CARs: boxo begins to send before it
+// knows whether it has the root, so that one it cannot get looks like a CAR without
 // blocks, where the specification wants 404. And whole hears of one that ends early.
+// Names: one that nobody knows is 404, where boxo takes it for a fault of the gateway.
 type rooted struct {
 	*gateway.BlocksBackend
 	service blockservice.BlockService
@@ -130,4 +136,27 @@ func (b rooted) GetCAR(ctx context.Context, p path.ImmutablePath, params gateway
 		r = cuttable{r, cut}
 	}
 	return md, r, err
+}
+
+func (b rooted) ResolveMutable(ctx context.Context, p path.Path) (path.ImmutablePath, time.Duration, time.Time, error) {
+	to, ttl, modified, err := b.BlocksBackend.ResolveMutable(ctx, p)
+	return to, ttl, modified, unknown(ctx, err)
+}
+
+func (b rooted) GetIPNSRecord(ctx context.Context, c cid.Cid) ([]byte, error) {
+	record, err := b.BlocksBackend.GetIPNSRecord(ctx, c)
+	return record, unknown(ctx, err)
+}
+
+// unknown makes an error say 404 if it is that nobody knows a name.
+func unknown(ctx context.Context, err error) error {
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return err
+	case err == namesys.ErrResolveFailed: // which says no more
+		err = fmt.Errorf("%w: no record of it is kept here, and nobody who was asked has one", err)
+	case !errors.Is(err, namesys.ErrResolveFailed) && !errors.Is(err, routing.ErrNotFound):
+		return err
+	}
+	return gateway.NewErrorStatusCode(err, http.StatusNotFound)
 }

@@ -112,6 +112,14 @@ func TestGateway(t *testing.T) {
 		d.do("POST", path, nil).want(t, "POST", http.StatusMethodNotAllowed)
 		d.do("GET", d.gateway+"/api/v0/version", nil).want(t, "the API", http.StatusNotFound)
 	})
+	t.Run("names", func(t *testing.T) { // nobody knows this one, and nobody is asked
+		name := d.gateway + "/ipns/k51qzi5uqu5dh71qgwangrt6r0nd4094i88nsady6qgd1dhjcyfsaqmpp143ab"
+		for _, query := range []string{"", "/file", "?format=ipns-record", "?format=raw"} {
+			if got := d.do("GET", name+query, nil).want(t, "a name"+query, http.StatusNotFound); !bytes.Contains(got.body, []byte("record of ")) {
+				t.Errorf("%s: got %q, want that there is no record", query, got.body)
+			}
+		}
+	})
 	t.Run("ways", func(t *testing.T) {
 		probe := d.do("GET", d.gateway+"/ipfs/bafkqaaa?format=raw", nil, "Cache-Control: only-if-cached").want(t, "the probe of the specification", http.StatusOK)
 		if len(probe.body) != 0 {

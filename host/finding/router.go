@@ -120,6 +120,9 @@ func (r *Router) Active() bool { return r.dht != nil || r.http != nil }
 // CanProvide reports whether there is somebody to be told what this node has.
 func (r *Router) CanProvide() bool { return r.dht != nil }
 
+// Alone reports whether the DHT is all there is to ask, and has no peers.
+func (r *Router) Alone() bool { return r.dht != nil && r.http == nil && !r.Ready() }
+
 // Ready reports whether the DHT has peers to ask and to tell.
 func (r *Router) Ready() bool {
 	return r.dht != nil && (r.dht.WANActive() || r.dht.LAN.RoutingTable().Size() > 0)
@@ -173,7 +176,7 @@ func (r *Router) PutValue(ctx context.Context, key string, value []byte, options
 	if r.dht == nil {
 		return ErrNoDHT
 	}
-	return r.dht.PutValue(ctx, key, value, options...)
+	return explain(r.dht.PutValue(ctx, key, value, options...))
 }
 
 // Close ends the DHT, and whoever searches it is told that there is nothing more. What

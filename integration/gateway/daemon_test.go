@@ -138,22 +138,38 @@ func (l *lines) url(t testing.TB, prefix string) string {
 // there as a whole.
 func (g *gateway) load(name string, car []byte) {
 	g.Helper()
+	if err := g.post("dag/import?pin-roots=false", name, car); err != nil {
+		g.Fatalf("import %s: %v", name, err)
+	}
+}
+
+// put gives the record of a name to the daemon, by routing put.
+func (g *gateway) put(name string, record []byte) error {
+	g.Helper()
+	return g.post("routing/put?allow-offline=true&arg=/ipns/"+name, name, record)
+}
+
+// post runs a command with a file, and returns why it fails.
+func (g *gateway) post(command, name string, file []byte) error {
+	g.Helper()
 	var body bytes.Buffer
 	parts := multipart.NewWriter(&body)
 	part, err := parts.CreateFormFile("file", name)
 	if err != nil {
 		g.Fatal(err)
 	}
-	part.Write(car)
+	part.Write(file)
 	parts.Close()
-	r, err := g.http.Post(g.api+"/api/v0/dag/import?pin-roots=false", parts.FormDataContentType(), &body)
+	r, err := g.http.Post(g.api+"/api/v0/"+command, parts.FormDataContentType(), &body)
 	if err != nil {
-		g.Fatal(err)
+		return err
 	}
 	defer r.Body.Close()
-	if said, err := io.ReadAll(r.Body); err != nil || r.StatusCode != http.StatusOK || r.Trailer.Get("X-Stream-Error") != "" {
-		g.Fatalf("import %s: %s, %s%s, %v", name, r.Status, said, r.Trailer.Get("X-Stream-Error"), err)
+	said, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != http.StatusOK || r.Trailer.Get("X-Stream-Error") != "" {
+		return fmt.Errorf("%s, %s%s, %v", r.Status, said, r.Trailer.Get("X-Stream-Error"), err)
 	}
+	return nil
 }
 
 // A response is one that was read to its end.

@@ -57,7 +57,18 @@ func (m maker) must(err error) {
 // file makes a UnixFS file, whose leaves are raw.
 func (m maker) file(content string) ipld.Node {
 	m.Helper()
-	p := helpers.DagBuilderParams{Dagserv: m.dags, RawLeaves: true, Maxlinks: helpers.DefaultLinksPerBlock, CidBuilder: merkledag.V1CidPrefix()}
+	return m.layout(content, helpers.DagBuilderParams{RawLeaves: true, CidBuilder: merkledag.V1CidPrefix()})
+}
+
+// oldFile makes a UnixFS file as they were first: DAG-PB throughout, by CIDv0.
+func (m maker) oldFile(content string) ipld.Node {
+	m.Helper()
+	return m.layout(content, helpers.DagBuilderParams{CidBuilder: merkledag.V0CidPrefix()})
+}
+
+func (m maker) layout(content string, p helpers.DagBuilderParams) ipld.Node {
+	m.Helper()
+	p.Dagserv, p.Maxlinks = m.dags, helpers.DefaultLinksPerBlock
 	b, err := p.New(chunk.NewSizeSplitter(strings.NewReader(content), chunkSize))
 	m.must(err)
 	n, err := balanced.Layout(b)
