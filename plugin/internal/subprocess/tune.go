@@ -17,8 +17,8 @@ const (
 // Memory is collected less often than by default: an exchange lets much pass
 // through it and keeps little, so its heap would be collected each time that 4 MiB
 // of blocks have come; as it grows, the limit makes up for it. Where an exchange
-// does keep much, the limit is twice of that, for a limit that is reached makes the
-// collector run without end.
+// does keep much, the limit is half as much again, for a limit that is reached makes
+// the collector run without end.
 //
 // It runs on half of the cores. The host has the other half of the work, and what
 // goes from one goroutine to the next on a core that is awake costs a fraction of
@@ -43,7 +43,7 @@ func followHeap() {
 }
 
 // limitFor is the limit for so much that is alive, bytes.
-func limitFor(live uint64) int64 { return int64(max(memoryLimit, 2*live)) }
+func limitFor(live uint64) int64 { return int64(max(memoryLimit, live+live/2)) }
 
 // liveHeap is what the latest collection has found alive, bytes.
 func liveHeap() uint64 {

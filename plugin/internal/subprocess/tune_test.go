@@ -24,7 +24,7 @@ func TestLimitFollowsHeap(t *testing.T) {
 		}
 	}
 	kept := make([]byte, memoryLimit)
-	wait("much is kept", func() bool { return limit() >= 2*memoryLimit })
+	wait("much is kept", func() bool { return limit() >= memoryLimit*3/2 })
 	runtime.KeepAlive(kept)
 	kept = nil
 	wait("it is not any more", func() bool { return limit() == memoryLimit })
