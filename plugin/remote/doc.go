@@ -81,6 +81,6 @@
 // client.go and request.go are the exchange as its callers see it; run.go is an
 // incarnation; ask.go what can be asked beside blocks. server.go is the other
 // side, serve.go its requests, jobs.go what the exchange is told was stored, stored.go
-// the blocks of that.
-// frame.go is the format of commands and results, ring.go the memory beside it.
+// the blocks of that. frame.go is the format of commands and results, ring.go the
+// memory beside it.
 package remote
