@@ -13,6 +13,7 @@ import (
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/internal/ahead"
 	"github.com/codexchange/codexchange/exchange/internal/engine"
+	"github.com/codexchange/codexchange/exchange/lent"
 	"github.com/codexchange/codexchange/exchange/spans"
 	"github.com/codexchange/codexchange/exchange/wire"
 )
@@ -359,6 +360,7 @@ func (r *readAhead) settle() {
 func (r *readAhead) remove(c cid.Cid) {
 	if g := r.guesses[c]; g != nil {
 		delete(r.guesses, c)
+		lent.Free(g.block)
 		if g.batch != nil {
 			if g.batch.left--; g.batch.left == 0 {
 				r.poke()
@@ -451,6 +453,12 @@ func (r *readAhead) giveUp() {
 }
 
 func (g *guess) answer(a arrival) {
+	if len(g.callers) > 1 {
+		a.block = lent.Own(a.block)
+	}
+	if len(g.callers) == 0 {
+		lent.Free(a.block)
+	}
 	for _, ch := range g.callers {
 		ch <- a
 	}
@@ -585,6 +593,7 @@ func (r *readAhead) finish(b *batch) {
 func (r *readAhead) take(a arrival) {
 	b := r.batches[a.getter]
 	if b == nil {
+		lent.Free(a.block)
 		return // it was given up
 	}
 	c := a.address.Root
@@ -603,6 +612,7 @@ func (r *readAhead) take(a arrival) {
 	defer r.mu.Unlock()
 	g := r.guesses[c]
 	if g == nil || g.batch != b {
+		lent.Free(a.block)
 		return // dropped
 	}
 	b.left--

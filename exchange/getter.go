@@ -12,6 +12,7 @@ import (
 	"github.com/codexchange/codexchange/exchange/codex"
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/internal/engine"
+	"github.com/codexchange/codexchange/exchange/lent"
 	"github.com/codexchange/codexchange/exchange/merkle"
 	"github.com/codexchange/codexchange/exchange/spans"
 	"github.com/codexchange/codexchange/exchange/wire"
@@ -50,6 +51,7 @@ func (g *getter) give(a arrival) {
 		}
 	}
 	if !a.address.Leaf {
+		lent.Free(a.block)
 		a.block = nil // see again
 	}
 	g.late = append(g.late, a)
@@ -345,6 +347,7 @@ func forward[T any](ctx context.Context, e *Exchange, g *getter, out chan<- T, a
 		select {
 		case out <- as(a):
 		case <-ctx.Done():
+			lent.Free(a.block)
 			return false
 		case <-e.stopped:
 			return false

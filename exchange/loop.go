@@ -8,6 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/codexchange/codexchange/exchange/internal/engine"
+	"github.com/codexchange/codexchange/exchange/lent"
 )
 
 // inboxLength is how many events may wait for the loop. Who has one more waits
@@ -205,8 +206,32 @@ func (l *loop) after(in input) {
 
 func (l *loop) decide(now time.Time, in input) {
 	l.engine.Step(now, in.event)
-	for _, a := range l.engine.Actions() {
+	actions := l.engine.Actions()
+	share(in.blocks, actions)
+	for _, a := range actions {
 		l.do(a, in)
+	}
+}
+
+// share sees to it that a block in memory that is lent has one owner: one that several
+// getters are given is copied, and one that none is given goes back.
+func share(list []arrival, actions []engine.Action) {
+	for i := range list {
+		if _, ok := list[i].block.(*lent.Block); !ok {
+			continue
+		}
+		n := 0
+		for _, a := range actions {
+			if d, ok := a.(engine.Deliver); ok && d.Ref == i {
+				n++
+			}
+		}
+		switch {
+		case n == 0:
+			lent.Free(list[i].block)
+		case n > 1:
+			list[i].block = lent.Own(list[i].block)
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/internal/engine"
+	"github.com/codexchange/codexchange/exchange/lent"
 	"github.com/codexchange/codexchange/exchange/merkle"
 	"github.com/codexchange/codexchange/exchange/wire"
 	"github.com/codexchange/codexchange/exchange/wire/blockexc"
@@ -70,9 +71,14 @@ func (e *Exchange) read(ctx context.Context, s Stream) {
 
 	in := newWatched(s)
 	defer in.pause()
+	var src io.Reader = in
+	if l, ok := s.(lent.Reader); ok {
+		src = watchedLender{in, l}
+	}
 	var held int64
 	defer func() { g.room.Release(held) }()
-	r := blockexc.NewReader(in, blockexc.Limits{MaxFrame: e.cfg.MaxFrame})
+	r := blockexc.NewReader(src, blockexc.Limits{MaxFrame: e.cfg.MaxFrame})
+	defer r.Close()
 	r.Intern = e.view.intern
 	r.Admit = func(size int) error {
 		if err := g.room.Acquire(ctx, int64(size)); err != nil {
@@ -118,10 +124,26 @@ func (w *watched) pause() { w.within = false; w.timer.Stop() }
 
 func (w *watched) Read(b []byte) (int, error) {
 	n, err := w.Stream.Read(b)
+	w.came(n)
+	return n, err
+}
+
+func (w *watched) came(n int) {
 	if n > 0 && w.within {
 		w.timer.Reset(readWithin)
 	}
-	return n, err
+}
+
+// A watchedLender is a watched stream that lends.
+type watchedLender struct {
+	*watched
+	lend lent.Reader
+}
+
+func (w watchedLender) ReadLent(p []byte) ([]byte, lent.Buffer, error) {
+	b, buf, err := w.lend.ReadLent(p)
+	w.came(len(b))
+	return b, buf, err
 }
 
 // readFailed says why a stream is not read any more, where that is not its usual
@@ -198,13 +220,15 @@ func (e *Exchange) inTurn(g *gate, ev engine.Event) bool {
 func (e *Exchange) verify(p peer.ID, m *wire.Message) (in input, any bool) {
 	ev := engine.BlocksIn{Peer: p}
 	for i, d := range m.Deliveries {
-		b := engine.Block{Address: d.Address, Size: len(d.Data)}
+		b := engine.Block{Address: d.Address, Size: d.Size()}
 		if !e.view.wanted(d.Address) {
+			d.Lent.Free()
 			ev.Unwanted = append(ev.Unwanted, b)
 			continue
 		}
 		a, err := check(d)
 		if err != nil {
+			d.Lent.Free()
 			e.cfg.Logger.Warn("block refused", "peer", p, "address", d.Address, "err", err)
 			ev.Bad = append(ev.Bad, d.Address)
 			continue
@@ -237,6 +261,12 @@ func check(d wire.Delivery) (arrival, error) {
 			return arrival{}, err
 		}
 	}
+	if d.Lent != nil {
+		if err := lentHashes(c, d.Lent); err != nil {
+			return arrival{}, err
+		}
+		return arrival{block: lent.NewBlock(c, d.Lent), proof: d.Proof}, nil
+	}
 	if err := hashes(c, d.Data); err != nil {
 		return arrival{}, err
 	}
@@ -250,10 +280,7 @@ func hashes(c cid.Cid, data []byte) error {
 	p := c.Prefix()
 	if p.MhType == mh.SHA2_256 && p.MhLength == sha256.Size {
 		sum := sha256.Sum256(data)
-		if k := c.KeyString(); k[len(k)-len(sum):] != string(sum[:]) {
-			return errs.Errorf(errs.BadBlock, errs.Peer, "verify block", "%d bytes hash to %x, want %x", len(data), sum, k[len(k)-len(sum):])
-		}
-		return nil
+		return isSum(c, sum, len(data))
 	}
 	if err := verifcid.ValidateCid(verifcid.DefaultAllowlist, c); err != nil {
 		return errs.E(errs.BadBlock, errs.Peer, "verify block", wire.CidString(c), err)
@@ -266,6 +293,26 @@ func hashes(c cid.Cid, data []byte) error {
 		return errs.Errorf(errs.BadBlock, errs.Peer, "verify block", "%d bytes have the cid %s, want %s", len(data), got, c)
 	}
 	return nil
+}
+
+// isSum reports whether the hash of size bytes is the digest of c.
+func isSum(c cid.Cid, sum [sha256.Size]byte, size int) error {
+	if k := c.KeyString(); k[len(k)-len(sum):] != string(sum[:]) {
+		return errs.Errorf(errs.BadBlock, errs.Peer, "verify block", "%d bytes hash to %x, want %x", size, sum, k[len(k)-len(sum):])
+	}
+	return nil
+}
+
+// lentHashes is hashes of bytes where they lie, if the hash function is the usual one.
+func lentHashes(c cid.Cid, data *lent.Data) error {
+	if p := c.Prefix(); p.MhType != mh.SHA2_256 || p.MhLength != sha256.Size {
+		return hashes(c, data.Copy())
+	}
+	h := sha256.New()
+	for _, part := range data.Parts() {
+		h.Write(part.Bytes)
+	}
+	return isSum(c, [sha256.Size]byte(h.Sum(nil)), data.Size())
 }
 
 // gates bounds what one peer has us read at a time: a number of streams, and the

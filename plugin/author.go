@@ -163,12 +163,15 @@ func open(ctx context.Context, req *pb.StartRequest, new New, log *slog.Logger) 
 	case err != nil:
 		return nil, errs.E(errs.Invalid, errs.Plugin, op, req.Name, err)
 	}
-	return &remote.Instance{
-		Exchange: x, Results: results, Read: env.Blockstore.Get,
-		Inbound: node.Inbound() != nil, Outbound: node.Outbound(),
+	i := &remote.Instance{
+		Exchange: x, Results: results, Read: env.Blockstore.Get, Outbound: node.Outbound(),
 		Close: func() error {
 			end()
 			return node.Close()
 		},
-	}, nil
+	}
+	if loans := node.Loans(); loans != nil {
+		i.Inbound = loans // not a nil *Loans
+	}
+	return i, nil
 }

@@ -258,7 +258,8 @@ func (p *Plugin) serve(ctx context.Context, dir string, proc supervise.Process, 
 	if err := p.settle(caps); err != nil {
 		return err
 	}
-	err = p.client.Run(ctx, x, caps, results, lease.Outbound(), func() {
+	shared := remote.Shared{Outbound: lease.Outbound(), Inbound: lease.Inbound(), Returned: lease.Returned}
+	err = p.client.Run(ctx, x, caps, results, shared, func() {
 		p.log.Info("plugin is ready", "version", caps.Version)
 		up()
 	})
@@ -386,6 +387,10 @@ func (p *Plugin) Lent() lend.Stat { return p.lender.Stat() }
 
 // Counters count what crosses between the processes.
 func (p *Plugin) Counters() *Counters { return p.lender.Counters() }
+
+// Fetched counts the blocks that the plugin has got for this process, over all of its
+// incarnations.
+func (p *Plugin) Fetched() remote.Counters { return p.client.Counters() }
 
 // Close ends the exchange and the process, in good order if it still answers.
 // It may be called more than once.

@@ -7,6 +7,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/codexchange/codexchange/exchange"
+	"github.com/codexchange/codexchange/exchange/lent"
 )
 
 // stream is exchange.Stream over one stream of the host.
@@ -20,18 +21,29 @@ type stream struct {
 }
 
 // A blockStream is a stream of a host that puts blocks into it, as one does that is
-// lent to a plugin: an exchange.BlockWriter because its libp2p stream is one.
-type blockStream struct {
-	*stream
-	exchange.BlockWriter
-}
+// lent to a plugin: an exchange.BlockWriter because its libp2p stream is one. A
+// lendingStream is a lent.Reader too, for the same reason.
+type (
+	blockStream struct {
+		*stream
+		exchange.BlockWriter
+	}
+	lendingStream struct {
+		blockStream
+		lent.Reader
+	}
+)
 
 func newStream(s network.Stream, release func()) exchange.Stream {
 	st := &stream{s: s, release: release}
-	if w, ok := s.(exchange.BlockWriter); ok {
-		return blockStream{st, w}
+	w, ok := s.(exchange.BlockWriter)
+	if !ok {
+		return st
 	}
-	return st
+	if r, ok := s.(lent.Reader); ok {
+		return lendingStream{blockStream{st, w}, r}
+	}
+	return blockStream{st, w}
 }
 
 func (s *stream) Peer() peer.ID               { return s.s.Conn().RemotePeer() }

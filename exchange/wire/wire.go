@@ -17,6 +17,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/codexchange/codexchange/exchange/codex"
+	"github.com/codexchange/codexchange/exchange/lent"
 )
 
 // Address names one block, either by its CID or as a leaf: block Index of the
@@ -163,26 +164,32 @@ func (p Price) Big() *big.Int { return new(big.Int).SetBytes(p[:]) }
 
 func (p Price) String() string { return p.Big().String() }
 
-// Delivery is one block. For a leaf address, Proof holds the encoded Merkle
+// Delivery is one block, its bytes in Data, or where they were received in Lent. For a leaf address, Proof holds the encoded Merkle
 // proof (package merkle); nil if there is none. What arrives here has been
 // parsed and nothing more: that Data hashes to Cid, and that the proof leads to
 // the tree, is for the receiver to check.
 //
 // A delivery by reference has no Data: it says that the Ref bytes of the block
 // Cid belong there, and the stream that it is written to puts them in. So only
-// messages to be sent have such deliveries, and decoders never make one. A
-// delivery with neither Data nor Ref is an empty block, of which there is nothing
+// messages to be sent have such deliveries, and decoders never make one; those to be
+// sent are never lent. A delivery with neither Data nor Ref is an empty block, of which there is nothing
 // to put in.
 type Delivery struct {
 	Address Address
 	Cid     cid.Cid
 	Data    []byte
-	Ref     int // bytes of block Cid in the place of Data; 0 if Data is the block
+	Lent    *lent.Data // nil if Data is the block; its owner is who has the message
+	Ref     int        // bytes of block Cid in the place of Data; 0 if Data is the block
 	Proof   []byte
 }
 
 // Size is the length of the block, bytes.
-func (d Delivery) Size() int { return len(d.Data) + d.Ref }
+func (d Delivery) Size() int {
+	if d.Lent != nil {
+		return d.Lent.Size()
+	}
+	return len(d.Data) + d.Ref
+}
 
 // Message is everything one frame can hold. The zero Message is empty.
 type Message struct {

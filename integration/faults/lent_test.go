@@ -133,6 +133,29 @@ func TestServingMovesNoPayload(t *testing.T) {
 	}
 }
 
+// Fetching moves next to no bytes of blocks through the plugin: they are in memory that
+// both have, where the host has put them, and where it is told they are. It is so from
+// when a stream flows on.
+func TestFetchingMovesNoPayload(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("memory is shared on Linux only")
+	}
+	a, b := lending(t, plugin.Config{}), lending(t, plugin.Config{})
+	keys, size := a.add(600, 64<<10)
+	must(t, "connect", b.host.Connect(t.Context(), a.info()))
+	get(t, b.plugin.Exchange(), keys)
+
+	f, c := b.plugin.Fetched(), b.plugin.Counters()
+	if f.Bytes != size || f.InPlace < size/2 {
+		t.Errorf("got %d bytes, %d of them in place, want %d and most of them", f.Bytes, f.InPlace, size)
+	}
+	const each = 600 // what is said of a block, and its small parts
+	if sent := c.Results.DataIn.Load(); sent > size-f.InPlace+each*uint64(len(keys)) {
+		t.Errorf("%d bytes of results crossed, want at most %d for each of %d blocks, and the %d that are not in place", sent, each, len(keys), size-f.InPlace)
+	}
+	t.Logf("%.0f %% in place", 100*float64(f.InPlace)/float64(size))
+}
+
 // The private key is nowhere in the plugin: not in its environment, nor its
 // arguments, nor its memory, into which everything goes that it is sent.
 func TestKeyStaysInHost(t *testing.T) {

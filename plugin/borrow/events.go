@@ -94,7 +94,7 @@ func (n *Node) inbound(in *pb.Inbound) {
 // serve dials an inbound stream, and is then its handler's goroutine. A stream of
 // a protocol that nobody handles any more is dialled too, to reset it at once.
 func (n *Node) serve(in *pb.Inbound) {
-	ch, err := n.dial(n.ctx, in.GetStream())
+	ch, err := n.dial(n.ctx, in.GetStream(), n.loans)
 	<-n.places
 	if err != nil {
 		if n.Err() == nil {

@@ -68,8 +68,8 @@ func borrowed(t testing.TB, lender *lend.Lender) (*lend.Lease, *Node) {
 	return lease, n
 }
 
-// lent is a Node over a lease of everything.
-func lent(t testing.TB, o lend.Options) *Node {
+// lentNode is a Node over a lease of everything.
+func lentNode(t testing.TB, o lend.Options) *Node {
 	t.Helper()
 	_, n := borrowed(t, newLender(t, o))
 	return n
@@ -86,7 +86,7 @@ func TestContract(t *testing.T) {
 			over := h
 			if i%2 == 0 {
 				store := newStore()
-				over = lent(t, lend.Options{Host: h, Blocks: store}).Host()
+				over = lentNode(t, lend.Options{Host: h, Blocks: store}).Host()
 				node.Put = func(b blocks.Block) error { return store.Put(context.Background(), b) }
 			}
 			net, err := p2p.New(over, p2p.Options{})
@@ -106,7 +106,7 @@ func TestBitswap(t *testing.T) {
 	const count = 20
 	ordinary, lending := newHost(t), newHost(t)
 	ours, theirs := newStore(), newStore()
-	n := lent(t, lend.Options{Host: lending, Blocks: ours})
+	n := lentNode(t, lend.Options{Host: lending, Blocks: ours})
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

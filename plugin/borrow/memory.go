@@ -1,6 +1,7 @@
 package borrow
 
 import (
+	"github.com/codexchange/codexchange/plugin/channel"
 	"github.com/codexchange/codexchange/plugin/memory"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
@@ -27,6 +28,9 @@ func (n *Node) share(req *pb.StartRequest) {
 		}
 		*s.to = m
 	}
+	if n.shared.inbound != nil {
+		n.loans = channel.NewLoans(n.shared.inbound)
+	}
 }
 
 func (n *Node) unshare() {
@@ -37,10 +41,10 @@ func (n *Node) unshare() {
 	}
 }
 
-// Inbound is the memory in which the host puts bytes of streams, nil if none is
-// shared. It is the node's, as Outbound is: nobody uses it after Close, but who
-// holds it.
-func (n *Node) Inbound() *memory.Memory { return n.shared.inbound }
+// Loans are the regions that streams have of the memory in which the host puts their
+// bytes, nil if none is shared. Who talks to the host tells it which are given back.
+func (n *Node) Loans() *channel.Loans { return n.loans }
 
-// Outbound is where payload of results goes, nil if no memory is shared.
+// Outbound is where payload of results goes, nil if no memory is shared. It is the
+// node's: nobody uses it after Close, but who holds it.
 func (n *Node) Outbound() *memory.Memory { return n.shared.outbound }

@@ -52,6 +52,7 @@ type Node struct {
 	router  *router // nil if none is lent
 
 	shared struct{ inbound, outbound *memory.Memory } // nil if none is shared; closed by Close
+	loans  *channel.Loans                             // of inbound
 
 	ctx      context.Context // ends just before done is closed
 	cancel   context.CancelFunc
@@ -161,7 +162,7 @@ const flowWindow = 1 << 20
 // connect dials the callback channel and makes a gRPC connection of it. There
 // is no second one: when it ends, the node is over.
 func (n *Node) connect(ctx context.Context, stream uint64) error {
-	callback, err := n.dial(ctx, stream)
+	callback, err := n.dial(ctx, stream, nil)
 	if err != nil {
 		return err
 	}
@@ -189,9 +190,9 @@ func (n *Node) connect(ctx context.Context, stream uint64) error {
 	return nil
 }
 
-// dial connects one byte channel.
-func (n *Node) dial(ctx context.Context, stream uint64) (*channel.Conn, error) {
-	return channel.Dial(ctx, n.socket, n.token, stream, channel.Options{Inbound: n.shared.inbound, Log: n.log})
+// dial connects one byte channel, whose bytes may come in memory if there are loans.
+func (n *Node) dial(ctx context.Context, stream uint64, loans *channel.Loans) (*channel.Conn, error) {
+	return channel.Dial(ctx, n.socket, n.token, stream, channel.Options{Loans: loans, Log: n.log})
 }
 
 // Host is the libp2p host. Its Close does nothing to anybody.
@@ -217,7 +218,7 @@ func (n *Node) Results(ctx context.Context) (*channel.Conn, error) {
 	if n.Err() != nil {
 		return nil, n.gone("connect results to the host")
 	}
-	return n.dial(ctx, n.results)
+	return n.dial(ctx, n.results, nil)
 }
 
 // Done is closed when the host is gone, or Close was called.

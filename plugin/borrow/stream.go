@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"github.com/codexchange/codexchange/exchange/lent"
 	"github.com/codexchange/codexchange/plugin/channel"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
@@ -52,7 +53,7 @@ func (n *Node) openStream(ctx context.Context, p peer.ID, protocols []protocol.I
 	if len(protocols) > 0 && !slices.Contains(protocols, chosen) {
 		return nil, malformed(op, "protocol is %q, want one of %q", chosen, protocols)
 	}
-	ch, err := n.dial(ctx, reply.GetStream())
+	ch, err := n.dial(ctx, reply.GetStream(), n.loans)
 	if err != nil {
 		return nil, err
 	}
@@ -159,6 +160,15 @@ func (s *Stream) Scope() network.StreamScope { return &network.NullScope{} }
 func (s *Stream) Read(p []byte) (int, error) {
 	n, err := s.ch.Read(p)
 	return n, streamError(err)
+}
+
+// ReadLent is Read that leaves in the host's memory what is there; see package lent.
+func (s *Stream) ReadLent(p []byte) ([]byte, lent.Buffer, error) {
+	b, r, err := s.ch.ReadLent(p)
+	if r == nil {
+		return b, nil, streamError(err) // not a nil *Region
+	}
+	return b, r, nil
 }
 
 // Write sends bytes. It waits while the host, and behind it the peer, takes no

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
@@ -148,15 +149,13 @@ func (b *bridge) put(ctx context.Context, rec Record) bool {
 
 // in carries what the stream's other side sends.
 func (b *bridge) in() {
-	buf := buffer{slots: b.c}
-	defer buf.release()
-	n := 0
+	in := newIntake(b.c)
+	defer in.end()
 	for {
-		p := buf.after(n)
-		var err error
-		n, err = b.s.Read(p)
+		began := time.Now()
+		n, err := b.s.Read(in.room())
 		if n > 0 {
-			if werr := b.pass(&buf, p[:n]); werr != nil {
+			if werr := in.took(n, time.Since(began)); werr != nil {
 				err = werr
 			}
 		}
@@ -164,7 +163,9 @@ func (b *bridge) in() {
 		case err == nil:
 			continue
 		case err == io.EOF:
-			err = b.c.CloseWrite()
+			if err = in.flush(); err == nil {
+				err = b.c.CloseWrite()
+			}
 		case b.unwanted():
 			return
 		}
@@ -173,24 +174,6 @@ func (b *bridge) in() {
 		}
 		return
 	}
-}
-
-// pass sends what was read into the buffer, in shared memory if it is worth it and
-// there is a slot.
-func (b *bridge) pass(buf *buffer, p []byte) error {
-	if len(p) >= minRegion {
-		at := buf.take()
-		if at == nil {
-			if at = b.c.slot(false); at != nil {
-				copy(at.bytes(), p)
-			}
-		}
-		if at != nil {
-			return b.c.writeSlot(at, len(p))
-		}
-	}
-	_, err := b.c.Write(p)
-	return err
 }
 
 // unwanted reports whether the Conn's other side reads no more, which is no
@@ -232,13 +215,10 @@ func (f *filler) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// buffer is small while a stream is quiet, so that many of them cost little. When
-// it is not, it is a slot of slots, if there is one.
+// buffer is small while a stream is quiet, so that many of them cost little.
 type buffer struct {
-	slots *Conn // nil: no slots
 	small [4 << 10]byte
 	big   *[slotSize]byte
-	at    *slot
 }
 
 var bigs = sync.Pool{New: func() any { return new([slotSize]byte) }}
@@ -249,31 +229,15 @@ func (b *buffer) after(n int) []byte {
 		b.release()
 		return b.small[:]
 	}
-	if b.at == nil && b.slots != nil {
-		b.at = b.slots.slot(true)
-	}
-	if b.at != nil {
-		return b.at.bytes()
-	}
 	if b.big == nil {
 		b.big = bigs.Get().(*[slotSize]byte)
 	}
 	return b.big[:]
 }
 
-// take takes the slot that was read into away from the buffer, nil if there is none.
-func (b *buffer) take() *slot {
-	at := b.at
-	b.at = nil
-	return at
-}
-
 func (b *buffer) release() {
 	if b.big != nil {
 		bigs.Put(b.big)
 		b.big = nil
-	}
-	if at := b.take(); at != nil {
-		at.give()
 	}
 }

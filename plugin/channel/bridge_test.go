@@ -235,7 +235,7 @@ func TestBridgeReset(t *testing.T) {
 	})
 	t.Run("peer resets while the plugin does not read", func(t *testing.T) {
 		b := startBridge(t, t.Context(), noFill)
-		writing := async(func() error { _, err := b.peer.Write(random(4 * DefaultWindow)); return err })
+		writing := async(func() error { _, err := b.peer.Write(random(DefaultWindow / RefCost * 2 * slotSize)); return err })
 		eventually(t, "the bridge waits for credit", func() bool {
 			b.host.mu.Lock()
 			defer b.host.mu.Unlock()

@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,7 +13,6 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/codexchange/codexchange/exchange/errs"
-	"github.com/codexchange/codexchange/plugin/memory"
 )
 
 const (
@@ -51,8 +51,9 @@ type Conn struct {
 	allowed  int // what the other side holds for us
 	counters *Counters
 	stall    time.Duration
-	slots    *slots         // the host's, nil if there is no memory
-	inbound  *memory.Memory // the plugin's, nil if there is none
+	slots    *slots       // the host's, nil if there is no memory
+	slotted  atomic.Int32 // of them, those that the stream has
+	loans    *Loans       // the plugin's, nil if there is no memory
 
 	done    chan struct{} // closed when run returns
 	failed  chan struct{} // closed when err is set
@@ -87,7 +88,6 @@ type Conn struct {
 	granted    int      // what the other side may still send, bytes of credit
 	unpaid     int      // cost of the reference that Next returned last
 	owed       int      // credit to be given back, not yet in a record
-	regions    int      // slots of the host that owed is for, among others
 	readBy     deadline // of Next
 
 	// Sending. Who sets busy may write to the socket without the lock, and
@@ -97,14 +97,12 @@ type Conn struct {
 	paying      bool // what is being written is Write's
 	broken      bool // nothing can be written any more
 	sockClosed  bool
-	writeClosed bool      // CloseWrite was called
-	stop        bool      // stopped is closed
-	credit      int       // what we may still send
-	spent       uint64    // credit used so far
-	returned    uint64    // of spent, what the other side has given back
-	lent        []*slot   // that the other side may read, in the order of their records
-	writeBy     deadline  // of Write
-	sockBy      time.Time // the socket's write deadline
+	linger      *time.Timer // ends the wait for the host to end its side, nil until then
+	writeClosed bool        // CloseWrite was called
+	stop        bool        // stopped is closed
+	credit      int         // what we may still send
+	writeBy     deadline    // of Write
+	sockBy      time.Time   // the socket's write deadline
 	todo        todo
 	head        []byte
 	vec         [2][]byte
@@ -146,14 +144,14 @@ type settings struct {
 	counters *Counters
 	stall    time.Duration // 0 means StallTimeout
 	slots    *slots
-	inbound  *memory.Memory
+	loans    *Loans
 }
 
 // newConn makes a Conn of a socket. The caller sees to it that run is called.
 func newConn(sock net.Conn, s settings) *Conn {
 	c := &Conn{
 		sock: sock, id: s.id, host: s.host, caps: s.caps, window: s.window, allowed: s.allowed, counters: s.counters, stall: s.stall,
-		slots: s.slots, inbound: s.inbound,
+		slots: s.slots, loans: s.loans,
 		granted: s.window, credit: s.allowed,
 		done: make(chan struct{}), failed: make(chan struct{}), stopped: make(chan struct{}),
 	}
@@ -197,22 +195,34 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	rec, err := c.next(p, false)
+	rec, _, err := c.next(p, false, false)
 	return len(rec.Data), err
 }
 
+// ReadLent is Read that leaves bytes where they lie if that is in the host's memory:
+// they are in r then, which is the caller's, who frees it. Otherwise r is nil, and
+// the bytes are in p, which must not be empty. So they are if so much is lent to this
+// process already that the host is about to run out of memory for it.
+func (c *Conn) ReadLent(p []byte) (b []byte, r *Region, err error) {
+	if len(p) == 0 {
+		return nil, nil, errs.Errorf(errs.Invalid, errs.Caller, "read "+c.name(), "no room to read into")
+	}
+	rec, r, err := c.next(p, false, true)
+	return rec.Data, r, err
+}
+
 // Next reads what comes next in the stream: bytes, into p, which must not be
-// empty, or a reference to a block, or to a range of shared memory that the
-// options do not have. Errors are those of Read. A reference is paid for with the next call, so it should be
-// done with by then.
+// empty, or a reference to a block. Errors are those of Read. A reference is paid for
+// with the next call, so it should be done with by then.
 func (c *Conn) Next(p []byte) (Record, error) {
 	if len(p) == 0 {
 		return Record{}, errs.Errorf(errs.Invalid, errs.Caller, "read "+c.name(), "no room to read into")
 	}
-	return c.next(p, true)
+	rec, _, err := c.next(p, true, false)
+	return rec, err
 }
 
-func (c *Conn) next(p []byte, refs bool) (Record, error) {
+func (c *Conn) next(p []byte, refs, lend bool) (Record, *Region, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.leave()
@@ -224,27 +234,15 @@ func (c *Conn) next(p []byte, refs bool) (Record, error) {
 	for {
 		switch {
 		case c.err != nil:
-			return Record{}, c.err
+			return Record{}, nil, c.err
 		case c.readClosed:
-			return Record{}, errs.E(errs.Closed, errs.Caller, "read", c.name(), nil)
+			return Record{}, nil, errs.E(errs.Closed, errs.Caller, "read", c.name(), nil)
 		case c.readBy.passed:
-			return Record{}, os.ErrDeadlineExceeded
+			return Record{}, nil, os.ErrDeadlineExceeded
 		case !c.queue.empty():
-			if r := c.queue.region(); r != nil && c.inbound != nil {
-				return c.readRegion(r, p)
-			}
-			if !refs && c.queue.refNext() {
-				return Record{}, errs.Errorf(errs.Invalid, errs.Caller, "read "+c.name(), "a reference comes next, which only Next reads")
-			}
-			ref, n := c.queue.next(p)
-			if ref != nil {
-				c.unpaid = RefCost
-				return *ref, nil
-			}
-			c.pay(n)
-			return Record{Kind: KindData, Data: p[:n]}, nil
+			return c.queued(p, refs, lend)
 		case c.eof:
-			return Record{}, io.EOF
+			return Record{}, nil, io.EOF
 		}
 		if c.led || c.wanted {
 			c.readers++
@@ -254,9 +252,35 @@ func (c *Conn) next(p []byte, refs bool) (Record, error) {
 		}
 		if n := c.lead(p); n > 0 {
 			c.pay(n)
-			return Record{Kind: KindData, Data: p[:n]}, nil
+			return Record{Kind: KindData, Data: p[:n]}, nil, nil
 		}
 	}
+}
+
+// queued gives what the queue begins with. Lock held.
+func (c *Conn) queued(p []byte, refs, lend bool) (Record, *Region, error) {
+	r := c.queue.region()
+	switch {
+	case r != nil && !r.mapped:
+		return Record{}, nil, errs.E(errs.Closed, errs.Caller, "read", c.name(), errors.New("the shared memory is closed"))
+	case r != nil && lend && !c.loans.scarce():
+		b, r := c.queue.takeRegion() // what comes now to be lent
+		c.pay(RefCost)
+		return Record{Kind: KindData, Data: b}, r, nil
+	case r == nil && !refs && c.queue.refNext():
+		return Record{}, nil, errs.Errorf(errs.Invalid, errs.Caller, "read "+c.name(), "a reference comes next, which only Next reads")
+	}
+	ref, n, done := c.queue.next(p)
+	switch {
+	case ref != nil:
+		c.unpaid = RefCost
+		return *ref, nil, nil
+	case done:
+		c.pay(RefCost)
+	case r == nil:
+		c.pay(n)
+	}
+	return Record{Kind: KindData, Data: p[:n]}, nil, nil
 }
 
 // Write sends bytes of the stream. It waits for credit, and returns a
@@ -274,11 +298,11 @@ func (c *Conn) Write(p []byte) (int, error) {
 		}
 		n := min(len(p), c.credit, MaxData)
 		c.head = appendHeader(c.head[:0], KindData, n)
-		sent, err := c.sendPaid(p[:n], n, nil)
+		sent, err := c.sendPaid(p[:n], n)
 		if err != nil {
 			return total, err
 		}
-		if sent {
+		if sent == headerSize+n {
 			c.counters.DataOut.Add(uint64(n))
 			total += n
 			p = p[n:]
@@ -295,49 +319,30 @@ func (c *Conn) WriteBlock(block cid.Cid, size int) error {
 	if c.host {
 		return errs.Errorf(errs.Invalid, errs.Caller, "write to "+c.name(), "block records go to the host only")
 	}
-	err := c.writeRef(Record{Kind: KindBlock, Cid: block, Size: size}, nil)
-	if err == nil {
-		c.counters.BlocksOut.Add(1)
-	}
-	return err
-}
-
-// WriteRegion says that size bytes of the shared region, beginning at offset,
-// come next in the stream. Only the host's side has it, and only if both sides
-// have CapRegions. Errors are those of Write, or of kind errs.Invalid.
-func (c *Conn) WriteRegion(offset uint64, size int) error {
-	switch {
-	case !c.host:
-		return errs.Errorf(errs.Invalid, errs.Caller, "write to "+c.name(), "region records go to the plugin only")
-	case c.caps&CapRegions == 0:
-		return errs.Errorf(errs.Invalid, errs.Caller, "write to "+c.name(), "region records were not agreed on")
-	}
-	return c.writeRef(Record{Kind: KindRegion, Offset: offset, Size: size}, nil)
-}
-
-// writeRef sends a reference, and lends p if that is not nil.
-func (c *Conn) writeRef(r Record, p *slot) error {
-	body, err := r.Append(nil)
+	record, err := Record{Kind: KindBlock, Cid: block, Size: size}.Append(nil)
 	if err != nil {
 		return err
 	}
+	if _, err := c.writeRefs(record, 1); err != nil {
+		return err
+	}
+	c.counters.BlocksOut.Add(1)
+	return nil
+}
+
+// writeRefs sends count references, whole records that cost RefCost each, in one
+// write. If it fails, n is how many bytes of them have left.
+func (c *Conn) writeRefs(records []byte, count int) (n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		err := c.awaitCredit(RefCost)
-		sent := false
-		if err == nil {
-			c.head = append(c.head[:0], body[:headerSize]...)
-			sent, err = c.sendPaid(body[headerSize:], RefCost, p)
+		if err := c.awaitCredit(count * RefCost); err != nil {
+			return n, err
 		}
-		if sent {
-			return nil
-		}
-		if err != nil {
-			if p != nil {
-				c.unlend(p)
-			}
-			return err
+		c.head = append(c.head[:0], records[:headerSize]...)
+		n, err = c.sendPaid(records[headerSize:], count*RefCost)
+		if err != nil || n == len(records) {
+			return n, err
 		}
 	}
 }

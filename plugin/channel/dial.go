@@ -70,9 +70,11 @@ func dial(ctx context.Context, path string, token Token, stream uint64, o Option
 	if err != nil {
 		return nil, err
 	}
-	return newConn(sock, settings{
-		id: stream, caps: a.caps & o.Caps, window: o.Window, allowed: int(a.window), counters: o.Counters, stall: o.stall, inbound: o.Inbound,
-	}), nil
+	s := settings{id: stream, caps: a.caps & o.Caps, window: o.Window, allowed: int(a.window), counters: o.Counters, stall: o.stall}
+	if s.caps&CapRegions != 0 {
+		s.loans = o.Loans
+	}
+	return newConn(sock, s), nil
 }
 
 // connect tries again while the host's backlog is full, which Linux answers

@@ -25,7 +25,7 @@
 // A socket that ends before close-write is a reset for whoever reads, and so is
 // one that ends inside a record. A socket that ends after close-write is closed
 // in both directions. Region records need [CapRegions] from both sides, which
-// offer it if they have memory ([Options].Inbound); without it they are protocol
+// offer it if they have memory ([Options].Inbound, Loans); without it they are protocol
 // errors, and so is one of a range that is not within the memory.
 //
 // # Credit
@@ -41,22 +41,25 @@
 //
 // # Shared memory
 //
-// Two copies through the kernel are most of what a byte of a stream costs. So a
+// Copies through the kernel are most of what a byte of a stream costs. So a
 // host that has memory which its plugin reads (package memory) has [Bridge] read
-// large pieces from the peer into it, and sends a region record: the Read of the
-// plugin copies from there, and notices no difference. The memory is cut into
-// slots of 64 KiB, which all streams of a plugin share. What is less than 16 KiB
-// goes inline, and so does everything for which there is no slot: nobody waits for
-// one. A stream gets fewer the more others have, and at most half of all are
-// waiting for peers to say something.
+// large pieces from the peer into it, and sends region records. [Conn.Read] copies from
+// there, and notices no difference; [Conn.ReadLent] leaves the bytes where they are. The
+// memory is cut into slots of 64 KiB, which all streams of a plugin share. What is less
+// than 16 KiB of a quiet stream goes inline, and so does everything for which there is no
+// slot: nobody waits for one. A stream gets fewer the more others have, and at most
+// half of all are waiting for peers to say something.
 //
-// A slot is lent from when its record is sent until the record is paid, and records
-// are paid in order. The plugin pays for those that it has read when there are four,
-// or after a millisecond. A slot is never used again while the plugin may read it:
-// so the socket of a stream that has ended in the host, even by a reset, stays open
-// until the plugin has paid for its slots, or ended its side. A plugin that does
-// neither keeps the slots from others until the Listener closes, which then waits
-// for nobody: with it the memory ends.
+// A region is lent from when its record is sent until the plugin gives it back by name.
+// [Loans] collect what is given back; their owner tells the host, which calls
+// [Listener.Returned]. A region is given back when everybody in the plugin has let go of it
+// ([Region.Free]), be it long after its stream has ended. So that none is forgotten which
+// was on its way, the plugin reads the socket of a stream that it has ended until the host
+// ends its side, which it does at once. A plugin that gives nothing back keeps
+// the memory from its own streams until the Listener closes, and from nobody else.
+//
+// A stream flows when 256 KiB have come without a pause. Then slots are filled to the end
+// and sent several at a time, but no later than 0.25 ms after the first byte.
 //
 // # A process that hangs
 //
@@ -70,8 +73,8 @@
 //	Listener.serve      one per connection: greets, then is that Conn's Conn.run;
 //	                    ends with the socket; Listener.Close waits for it
 //	Conn.run            on the dialling side, one per Conn; ends with the socket; Conn.Done tells
-//	Conn.absent         a timer's, now and then; wakes Conn.run, pays for slots, and ends
-//	Bridge              two per call, waited for before it returns
+//	Conn.absent         a timer's, now and then; wakes Conn.run, and ends
+//	Bridge              two per call, and a timer's now and then, waited for before it returns
 //
 // A reader takes its bytes from the socket itself; Conn.run does it for everybody
 // else while there is no reader (see Conn.lead).
@@ -80,6 +83,6 @@
 //
 // record.go and hello.go are the formats; conn.go is the stream as its user
 // sees it, receive.go and send.go the two halves behind it, queue.go what waits
-// to be read; listen.go and dial.go greet; bridge.go joins a stream to a Conn;
-// slots.go is the memory.
+// to be read; listen.go and dial.go greet; bridge.go joins a stream to a Conn, intake.go
+// is what it reads; slots.go is the memory, on both sides.
 package channel

@@ -18,9 +18,10 @@ const Version = 1
 // each. Bits that nobody knows are ignored.
 type Caps uint32
 
-// CapRegions lets the host send region records. Both sides then share a region
-// of memory that they have agreed on elsewhere.
-const CapRegions Caps = 1 << 0
+// CapRegions lets the host send region records. Both sides then share memory that they
+// have agreed on elsewhere, and the plugin gives each region back by name. (Bit 0 was
+// for regions that came back with their credit.)
+const CapRegions Caps = 1 << 1
 
 // Limits of a window: how many bytes one side is ready to hold for the other.
 const (

@@ -34,10 +34,11 @@ type Options struct {
 	// Caps are abilities to offer, see there.
 	Caps Caps
 	// Inbound is memory in which the host, who listens, puts bytes of streams for the
-	// plugin, who dials; nil if there is none. Having it on both sides is a matter
-	// of CapRegions, which fill sets. It remains the caller's, who closes it after
-	// the Listener, or the Conns.
+	// plugin, and Loans is what the plugin, who dials, has of it; nil if there is none.
+	// Having it on both sides is a matter of CapRegions, which fill sets. They remain
+	// the caller's, who closes the memory after the Listener, or the Conns.
 	Inbound *memory.Memory
+	Loans   *Loans
 	// Counters count what crosses; nil means that each Conn has its own.
 	Counters *Counters
 	// Log is told of connections that were refused; nil means slog.Default().
@@ -56,7 +57,7 @@ func (o Options) fill() (Options, error) {
 	if err := checkWindow(int64(o.Window)); err != nil {
 		return o, errs.E(errs.Invalid, errs.Caller, "channel options", "", err)
 	}
-	if o.Inbound != nil {
+	if o.Caps &^= CapRegions; o.Inbound != nil || o.Loans != nil {
 		o.Caps |= CapRegions
 	}
 	if o.Log == nil {
@@ -215,6 +216,15 @@ func (e *Expected) Cancel() {
 	}
 }
 
+// Returned takes back regions of the memory that the plugin has done with, by their
+// offsets. The error, of kind errs.Malformed, says that it did not have one of them.
+func (l *Listener) Returned(offsets []uint64) error {
+	if l.slots == nil {
+		return errs.Errorf(errs.Malformed, errs.Plugin, "take back memory", "none is shared")
+	}
+	return l.slots.returned(offsets)
+}
+
 // forget takes an expectation off the list; false if it is no longer there.
 func (l *Listener) forget(e *Expected) bool {
 	l.mu.Lock()
@@ -250,7 +260,7 @@ func (l *Listener) Close() error {
 		l.slots.end()
 	}
 	for _, c := range open {
-		c.abandon(CodeShutdown)
+		c.ResetWithCode(CodeShutdown)
 	}
 	l.wg.Wait()
 	return nil

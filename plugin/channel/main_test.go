@@ -102,15 +102,38 @@ func inboundMemory(t testing.TB, size int) *memory.Memory {
 	return m
 }
 
-// mapped is how a plugin has the memory of a host.
-func mapped(t testing.TB, m *memory.Memory) *memory.Memory {
+// borrowed is how a plugin has the memory of a host.
+func borrowed(t testing.TB, m *memory.Memory) *Loans {
 	t.Helper()
 	its, err := memory.OpenInbound(m.Path(), uint64(m.Size()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(its.Close)
-	return its
+	return NewLoans(its)
+}
+
+// giveBack tells a listener what its plugin gives back, until the test ends.
+func giveBack(t testing.TB, l *Listener, loans *Loans) {
+	stop := make(chan struct{})
+	done := async(func() error {
+		for {
+			select {
+			case <-loans.Ready():
+				if err := l.Returned(loans.Take(nil)); err != nil {
+					return err
+				}
+			case <-stop:
+				return nil
+			}
+		}
+	})
+	t.Cleanup(func() {
+		close(stop)
+		if err := wait(t, "giving back", done); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // join makes a stream over a real socket, greeted as always.
@@ -120,8 +143,9 @@ func join(t testing.TB, l *Listener, stream uint64, o Options) (host, plugin *Co
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sharing && o.Inbound == nil {
-		o.Inbound = mapped(t, l.opts.Inbound)
+	if sharing && o.Loans == nil {
+		o.Loans = borrowed(t, l.opts.Inbound)
+		giveBack(t, l, o.Loans)
 	}
 	plugin, err = Dial(t.Context(), l.Path(), l.Token(), stream, o)
 	if err != nil {

@@ -187,8 +187,6 @@ func TestReferencesRefused(t *testing.T) {
 		err  error
 	}{
 		{"block from the host", host.WriteBlock(cidOf(nil), 1)},
-		{"region from the plugin", plugin.WriteRegion(0, 1)},
-		{"region without CapRegions", host.WriteRegion(0, 1)},
 		{"large block", plugin.WriteBlock(cidOf(nil), MaxBlock+1)},
 	} {
 		if !errors.Is(tc.err, errs.Invalid) {
@@ -205,31 +203,28 @@ func TestReferencesRefused(t *testing.T) {
 	}
 }
 
-// Region records cross if both sides said CapRegions, and only then.
-func TestRegions(t *testing.T) {
+// Regions cross if both sides have memory, and only then, whatever they say.
+func TestRegionsNeedBoth(t *testing.T) {
+	m := inboundMemory(t, 16*slotSize)
 	for _, tc := range []struct {
 		name         string
-		host, plugin Caps
-		agreed       bool
-	}{
-		{"both", CapRegions | 1<<31, CapRegions | 1<<30, true},
-		{"host only", CapRegions, 0, false},
-		{"plugin only", 0, CapRegions, false},
-	} {
-		host, plugin := join(t, listen(t, Options{Caps: tc.host}), 1, Options{Caps: tc.plugin})
-		err := host.WriteRegion(1<<40, 65536)
-		if !tc.agreed {
-			if !errors.Is(err, errs.Invalid) {
-				t.Errorf("%s: %v, want %v", tc.name, err, errs.Invalid)
-			}
-			continue
+		host, plugin bool
+	}{{"both", true, true}, {"host only", true, false}, {"plugin only", false, true}} {
+		h, p := Options{Caps: CapRegions | 1<<31}, Options{Caps: CapRegions | 1<<30}
+		if tc.host {
+			h.Inbound = m
 		}
-		mustWrite(t, host, "after")
-		rec, nerr := plugin.Next(make([]byte, 10))
-		if err != nil || nerr != nil || rec.Kind != KindRegion || rec.Offset != 1<<40 || rec.Size != 65536 {
-			t.Fatalf("%s: %v, %+v, %v, want the region record", tc.name, err, rec, nerr)
+		if tc.plugin {
+			p.Loans = borrowed(t, m)
 		}
-		mustRead(t, plugin, "after")
+		host, plugin := join(t, listen(t, h), 1, p)
+		if s := host.slot(false); (s != nil) != (tc.host && tc.plugin) {
+			t.Errorf("%s: there is a slot: %v", tc.name, s != nil)
+		} else if s != nil {
+			s.give()
+		}
+		mustWrite(t, host, "inline")
+		mustRead(t, plugin, "inline")
 	}
 }
 
@@ -241,9 +236,15 @@ func FuzzConn(f *testing.F) {
 	f.Add(wire(f, Record{Kind: KindRegion, Size: 9}, Record{Kind: KindData, Data: random(5000)}, Record{Kind: KindCloseRead}), false)
 	f.Add(append(wire(f, Record{Kind: KindCloseWrite}), "\x80\x01\x00\x00\x00x"...), false)
 	f.Add(wire(f, Record{Kind: KindReset, Code: 7}), true)
+	f.Add(wire(f, Record{Kind: KindRegion, Offset: 4 * slotSize, Size: 1}), false)
+	loans := borrowed(f, inboundMemory(f, 4*slotSize))
 	f.Fuzz(func(t *testing.T, b []byte, host bool) {
 		sock, raw := net.Pipe()
-		c := start(sock, settings{host: host, caps: CapRegions, window: MinWindow})
+		s := settings{host: host, caps: CapRegions, window: MinWindow}
+		if !host {
+			s.loans = loans
+		}
+		c := start(sock, s)
 		go io.Copy(io.Discard, raw)
 		go func() { raw.Write(b); raw.Close() }()
 		var buf [100]byte
@@ -260,5 +261,9 @@ func FuzzConn(f *testing.F) {
 		}
 		c.Close()
 		<-c.Done()
+		if n := loans.held.Load(); n != 0 {
+			t.Fatalf("%d bytes of memory are still lent, want none", n)
+		}
+		loans.Take(nil)
 	})
 }

@@ -15,10 +15,12 @@ type queue struct {
 	filling bool
 }
 
-// item is a run of bytes, or a reference if ref is not nil.
+// item is a run of n bytes, or a reference to a block, or a region of which n bytes
+// have been read.
 type item struct {
-	n   int
-	ref *Record
+	n      int
+	ref    *Record
+	region *Region
 }
 
 // chunk is a buffer: bytes [r:w] wait to be read.
@@ -55,15 +57,20 @@ func (q *queue) commit(n int) {
 		q.release()
 		return
 	}
-	if !q.empty() && q.items[len(q.items)-1].ref == nil {
-		q.items[len(q.items)-1].n += n
-		return
+	if !q.empty() {
+		if last := &q.items[len(q.items)-1]; last.ref == nil && last.region == nil {
+			last.n += n
+			return
+		}
 	}
 	q.push(item{n: n})
 }
 
-// put adds a reference.
+// put adds a reference to a block.
 func (q *queue) put(ref Record) { q.push(item{ref: &ref}) }
+
+// putRegion adds a region, which is the queue's from then on.
+func (q *queue) putRegion(r *Region) { q.push(item{region: r}) }
 
 func (q *queue) push(it item) {
 	if q.empty() {
@@ -79,29 +86,44 @@ func (q *queue) push(it item) {
 // refNext reports whether a reference comes next. The queue is not empty.
 func (q *queue) refNext() bool { return q.items[q.head].ref != nil }
 
-// region is the range of shared memory that comes next, nil if that is something
-// else. Whoever has read a part of it moves its beginning; skip takes it away.
-func (q *queue) region() *Record {
-	if r := q.items[q.head].ref; r != nil && r.Kind == KindRegion {
-		return r
-	}
-	return nil
-}
+// region is the region that comes next, nil if that is something else.
+func (q *queue) region() *Region { return q.items[q.head].region }
 
-// skip takes the next reference away.
-func (q *queue) skip() {
-	q.items[q.head].ref = nil
+// takeRegion takes the region away that comes next, and gives what has not been read
+// of it. It is the caller's, who frees it.
+func (q *queue) takeRegion() ([]byte, *Region) {
+	it := &q.items[q.head]
+	r, rest := it.region, unread(it.region, it.n)
+	it.region = nil
 	q.head++
+	return rest, r
 }
 
-// next takes the next reference, or copies bytes up to the next one into p. The
-// queue is not empty.
-func (q *queue) next(p []byte) (ref *Record, n int) {
+// unread is a region without the first n bytes; nothing, if its memory is closed.
+func unread(r *Region, n int) []byte {
+	b := r.Bytes()
+	return b[min(n, len(b)):]
+}
+
+// next takes the next reference to a block, or copies bytes up to the next reference
+// into p. The queue is not empty. done says that a region has been read to its end
+// with that.
+func (q *queue) next(p []byte) (ref *Record, n int, done bool) {
 	it := &q.items[q.head]
 	if it.ref != nil {
 		ref, it.ref = it.ref, nil
 		q.head++
-		return ref, 0
+		return ref, 0, false
+	}
+	if r := it.region; r != nil {
+		n = copy(p, unread(r, it.n))
+		if it.n += n; it.n < len(r.Bytes()) {
+			return nil, n, false
+		}
+		it.region = nil
+		q.head++
+		r.Free()
+		return nil, n, true
 	}
 	for p = p[:min(len(p), it.n)]; n < len(p); {
 		first := q.chunks[0]
@@ -114,7 +136,7 @@ func (q *queue) next(p []byte) (ref *Record, n int) {
 	if it.n == 0 {
 		q.head++
 	}
-	return nil, n
+	return nil, n, false
 }
 
 // release gives back the first chunk if all of it has been read and nobody is
@@ -130,6 +152,13 @@ func (q *queue) release() {
 	chunks.Put(first)
 }
 
-// drop forgets everything. Chunks are left to the collector, because one of them
-// may be in use.
-func (q *queue) drop() { *q = queue{} }
+// drop forgets everything, and gives regions back. Chunks are left to the collector,
+// because one of them may be in use.
+func (q *queue) drop() {
+	for _, it := range q.items[q.head:] {
+		if it.region != nil {
+			it.region.Free()
+		}
+	}
+	*q = queue{}
+}

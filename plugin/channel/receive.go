@@ -86,46 +86,11 @@ func (c *Conn) arm() {
 			defer c.mu.Unlock()
 			c.armed = false
 			c.wantRun()
-			c.payRegions()
 		})
 	default:
 		c.absent.Reset(absence)
 	}
 	c.armed = true
-}
-
-// readRegion reads bytes that the host has put into shared memory: as much of one
-// record as p takes. Lock held.
-func (c *Conn) readRegion(r *Record, p []byte) (Record, error) {
-	p = p[:min(len(p), r.Size)]
-	if !c.inbound.CopyOut(p, int(r.Offset)) {
-		return Record{}, errs.E(errs.Closed, errs.Caller, "read", c.name(), errors.New("the shared memory is closed"))
-	}
-	r.Offset += uint64(len(p))
-	r.Size -= len(p)
-	if r.Size == 0 {
-		c.queue.skip()
-		c.regions++
-		c.pay(RefCost)
-		if c.regions >= regionsOwed || c.eof && c.queue.empty() {
-			c.payRegions()
-		} else {
-			c.arm()
-		}
-	}
-	return Record{Kind: KindData, Data: p}, nil
-}
-
-// regionsOwed is how many slots that were read are given back together, if that
-// many are read within the time of absence.
-const regionsOwed = 4
-
-// payRegions gives credit back if slots of the host go with it, also when the host
-// sends no more. Lock held.
-func (c *Conn) payRegions() {
-	if c.regions > 0 && c.err == nil {
-		c.payAll()
-	}
 }
 
 // wantRun asks run to lead unless somebody does. Lock held.
@@ -172,7 +137,6 @@ func (c *Conn) finish(err error) {
 		return
 	}
 	c.ended = true
-	c.reclaim()
 	var broke *errs.Error
 	switch {
 	case c.closed || c.err != nil: // nobody asks any more
@@ -201,7 +165,6 @@ func (c *Conn) pay(n int) {
 }
 
 func (c *Conn) payAll() {
-	c.regions = 0
 	c.granted += c.owed
 	c.todo.credit += c.owed
 	c.owed = 0
@@ -298,11 +261,7 @@ var errOver = errors.New("stream is over")
 
 // receive handles a record that is neither data nor skipped. Lock held.
 func (c *Conn) receive(r Record) error {
-	if c.err != nil {
-		// What the other side has yet to say of slots is that its stream is over.
-		if len(c.lent) > 0 {
-			return nil
-		}
+	if c.err != nil && c.loans == nil {
 		return errOver
 	}
 	switch r.Kind {
@@ -312,23 +271,33 @@ func (c *Conn) receive(r Record) error {
 			return malformed("block: goes to the host only")
 		case r.Kind == KindRegion && c.host:
 			return malformed("region: goes to the plugin only")
-		case r.Kind == KindRegion && c.caps&CapRegions == 0:
+		case r.Kind == KindRegion && c.loans == nil:
 			return malformed("region: was not agreed on in the greeting")
-		case r.Kind == KindRegion && c.inbound != nil && !c.inbound.Contains(r.Offset, r.Size):
-			return malformed("region: range is %d bytes at %d, and the memory has %d", r.Size, r.Offset, c.inbound.Size())
 		}
-		if err := c.charge(r.Kind, RefCost); err != nil {
-			return err
+		if c.err == nil {
+			if err := c.charge(r.Kind, RefCost); err != nil {
+				return err
+			}
 		}
+		over := c.err != nil || c.readClosed
 		if r.Kind == KindBlock {
 			c.counters.BlocksIn.Add(1)
+			if !over {
+				c.queue.put(r)
+			}
 		} else {
+			region, err := c.loans.lent(r.Offset, r.Size)
+			if err != nil {
+				return malformed("%w", err)
+			}
 			c.counters.MemoryIn.Add(uint64(r.Size))
+			if over {
+				region.Free()
+			} else {
+				c.queue.putRegion(region)
+			}
 		}
-		if !c.readClosed {
-			c.queue.put(r)
-			c.readable.Broadcast()
-		}
+		c.readable.Broadcast()
 	case KindCloseWrite:
 		if c.eof {
 			return malformed("close-write: a second one")
@@ -336,10 +305,8 @@ func (c *Conn) receive(r Record) error {
 		c.eof = true
 		c.readable.Broadcast()
 	case KindCloseRead:
-		c.reclaim()
 		c.stopWriting()
 	case KindReset:
-		c.reclaim()
 		c.fail(&ResetError{Code: r.Code, Remote: true}, false)
 		return errOver
 	case KindCredit:
@@ -348,7 +315,6 @@ func (c *Conn) receive(r Record) error {
 		}
 		c.credit += r.Size
 		c.writable.Broadcast()
-		c.repaid(r.Size)
 	}
 	return nil
 }

@@ -31,21 +31,17 @@ func (c *Conn) awaitCredit(cost int) error {
 	}
 }
 
-// sendPaid sends head and body, which cost that much credit, and lends p if that
-// is not nil; the caller takes it back if it was not sent. It reports false without
-// an error if the caller should try again, which tells what became of the stream.
-// Lock held, not while it writes; not busy.
-func (c *Conn) sendPaid(body []byte, cost int, p *slot) (bool, error) {
+// sendPaid sends head and body, which cost that much credit, and returns how many
+// bytes of both have left. If they are not all and there is no error, the caller
+// should try again, which tells what became of the stream. Lock held, not while it
+// writes; not busy.
+func (c *Conn) sendPaid(body []byte, cost int) (int, error) {
 	c.credit -= cost
-	c.spent += uint64(cost)
-	if p != nil {
-		c.lend(p)
-	}
 	n, err := c.send(body)
 	switch late := isTimeout(err) && c.writeBy.over(); {
 	case err == nil:
 		c.flush()
-		return true, nil
+		return n, nil
 	case c.err != nil || !isTimeout(err):
 		// Reset meanwhile, or the other side has gone. What it said before that,
 		// run will read.
@@ -53,19 +49,18 @@ func (c *Conn) sendPaid(body []byte, cost int, p *slot) (bool, error) {
 	case late && n == 0:
 		// Nothing has left; the stream is as before.
 		c.credit += cost
-		c.spent -= uint64(cost)
 		c.flush()
-		return false, os.ErrDeadlineExceeded
+		return 0, os.ErrDeadlineExceeded
 	case late:
 		c.broken = true
 		c.fail(&ResetError{Err: fmt.Errorf("write to %s: the deadline passed inside a record", c.name())}, false)
-		return false, os.ErrDeadlineExceeded
+		return n, os.ErrDeadlineExceeded
 	default:
 		c.broken = true
 		c.fail(&ResetError{Err: c.stalled()}, false)
 	}
 	c.flush()
-	return false, nil
+	return n, nil
 }
 
 func (c *Conn) stalled() error {
@@ -132,23 +127,30 @@ func (c *Conn) flush() {
 	}
 }
 
-// closeSock closes the socket, which ends run. While slots are lent it waits until
-// the other side has read them, or ends its side of the socket: if the stream was
-// reset, as soon as it learns that. Lock held.
+// closeSock closes the socket, which ends run. A plugin that is lent memory ends its
+// side only, and closes when the host has ended its own, or the time of a stall is over:
+// there may be regions on their way to it, which it has to give back. Lock held.
 func (c *Conn) closeSock() {
 	if c.sockClosed {
 		return
 	}
-	if len(c.lent) > 0 && !c.ended {
-		if w, ok := c.sock.(interface{ CloseWrite() error }); ok && c.broken && c.err != nil {
-			w.CloseWrite() // the reset has not come through
+	if c.loans != nil && !c.ended {
+		if c.linger == nil {
+			if w, ok := c.sock.(interface{ CloseWrite() error }); ok {
+				w.CloseWrite()
+			}
+			c.broken = true
+			c.linger = time.AfterFunc(c.stall, func() { c.sock.Close() })
+			c.wantRun()
 		}
-		c.wantRun()
 		return
 	}
 	c.sockClosed, c.broken = true, true
 	c.readBy.end()
 	c.writeBy.end()
+	if c.linger != nil {
+		c.linger.Stop()
+	}
 	c.sock.Close()
 	c.wantRun() // to find that
 }

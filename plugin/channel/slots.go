@@ -1,9 +1,13 @@
 package channel
 
 import (
+	"fmt"
 	"math/bits"
+	"slices"
 	"sync"
+	"sync/atomic"
 
+	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/plugin/memory"
 )
 
@@ -14,56 +18,58 @@ const (
 	// minRegion is from how many bytes on a region record is cheaper than a data
 	// record.
 	minRegion = 16 << 10
-	// fairShare is how many times as many slots must be free as a stream has lent
-	// for it to get another one. So one stream alone gets a ninth of all, many get
+	// fairShare is how many times as many slots must be free as a stream has
+	// for it to get another one. So one stream alone gets a third of all, many get
 	// less each, and those that nobody reads in the plugin leave something to the
 	// others.
-	fairShare = 8
+	fairShare = 2
 )
 
 // slots are the parts of the memory that a host shares with a plugin, of slotSize
 // each. All streams of the plugin take theirs from them. Nobody waits for one.
 //
-// A slot that was sent is lent to the plugin, until it has paid for the record or
-// can no longer read it. The lowest that is free is taken first, so that no more
-// of the memory is ever touched than was in use at a time.
+// A slot has bytes of one stream, and is sent as one region or several. Each is lent
+// to the plugin until that gives it back by name. A slot is free when its stream no
+// longer reads into it and no region of it is lent. The lowest that is free is taken
+// first, so that no more of the memory is ever touched than was in use at a time.
 type slots struct {
 	m *memory.Memory
 
 	mu      sync.Mutex // while it is held, no other lock is taken
-	ended   bool       // no more are taken
+	ended   bool       // no more are taken, and nothing is lent
 	free    []uint64   // a bit for each, set if it is free
+	taken   []*slot    // by number, nil if it is free
 	left    int        // that are free
 	reading int        // that are being read into
-	count   int
 }
 
 func newSlots(m *memory.Memory) *slots {
-	s := &slots{m: m, count: m.Size() / slotSize}
-	s.left = s.count
-	s.free = make([]uint64, (s.count+63)/64)
-	for i := range s.count {
+	n := m.Size() / slotSize
+	s := &slots{m: m, taken: make([]*slot, n), left: n, free: make([]uint64, (n+63)/64)}
+	for i := range n {
 		s.free[i/64] |= 1 << (i % 64)
 	}
 	return s
 }
 
-// A slot is one that was taken. Its memory stays mapped until it is given back.
+// A slot is one that was taken by a stream, which fills it and then lets go of it.
+// Its memory stays mapped until it is free.
 type slot struct {
 	of      *slots
-	n       int    // its number
-	end     uint64 // what its stream will have been paid when this is paid; see Conn
-	reading bool
-	back    bool // it was given back
+	n       int           // its number
+	by      *atomic.Int32 // how many slots its stream has
+	reading bool          // somebody waits for a peer, to read into it
+	filling bool          // its stream has not let go of it
+	lent    []int         // offsets of regions that the plugin has
 }
 
-// take gives a slot to a stream that has lent so many, nil if it cannot have one.
+// take gives a slot to a stream that has as many as by says, nil if it cannot have one.
 // One that is to be read into may be held for as long as a peer is silent; so at
 // most half of all are.
-func (s *slots) take(lent int, toRead bool) *slot {
+func (s *slots) take(by *atomic.Int32, toRead bool) *slot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended || lent*fairShare >= s.left || toRead && s.reading >= s.count/2 || !s.m.Hold() {
+	if s.ended || int(by.Load())*fairShare >= s.left || toRead && s.reading >= len(s.taken)/2 || !s.m.Hold() {
 		return nil
 	}
 	i := 0
@@ -76,41 +82,124 @@ func (s *slots) take(lent int, toRead bool) *slot {
 	if toRead {
 		s.reading++
 	}
-	return &slot{of: s, n: 64*i + n, reading: toRead}
+	by.Add(1)
+	p := &slot{of: s, n: 64*i + n, by: by, reading: toRead, filling: true}
+	s.taken[p.n] = p
+	return p
 }
 
-// read says that a slot has been read into, and is about to be lent.
+// read says that a slot has been read into.
 func (p *slot) read() {
 	p.of.mu.Lock()
 	defer p.of.mu.Unlock()
+	p.wasRead()
+}
+
+// await says that somebody is about to wait for a peer, to read into the slot; false
+// if too many do.
+func (p *slot) await() bool {
+	s := p.of
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !p.reading {
+		if s.reading >= len(s.taken)/2 {
+			return false
+		}
+		p.reading = true
+		s.reading++
+	}
+	return true
+}
+
+func (p *slot) wasRead() {
 	if p.reading {
 		p.reading = false
 		p.of.reading--
 	}
 }
 
-// give gives a slot back, once.
+// lend says that the region at offset, in the slot, is about to be sent; false if that
+// must not be any more.
+func (p *slot) lend(offset int) bool {
+	p.of.mu.Lock()
+	defer p.of.mu.Unlock()
+	if p.of.ended {
+		return false
+	}
+	p.lent = append(p.lent, offset)
+	return true
+}
+
+// unlend says that it was not sent.
+func (p *slot) unlend(offset int) {
+	p.of.mu.Lock()
+	defer p.of.mu.Unlock()
+	p.back(offset)
+}
+
+// back takes a region back, false if it is not lent. Lock held.
+func (p *slot) back(offset int) bool {
+	i := slices.Index(p.lent, offset)
+	if i < 0 {
+		return false
+	}
+	p.lent = slices.Delete(p.lent, i, i+1)
+	p.freeIf()
+	return true
+}
+
+// give says that the stream fills the slot no further. It may be said more than once.
 func (p *slot) give() {
+	p.of.mu.Lock()
+	defer p.of.mu.Unlock()
+	if p.filling {
+		p.wasRead()
+		p.filling = false
+		p.freeIf()
+	}
+}
+
+// freeIf frees a slot that is no longer of use to anybody. Lock held.
+func (p *slot) freeIf() {
 	s := p.of
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p.back {
+	if p.filling || len(p.lent) > 0 {
 		return
 	}
-	p.back = true
-	if p.reading {
-		s.reading--
-	}
 	s.free[p.n/64] |= 1 << (p.n % 64)
+	s.taken[p.n] = nil
 	s.left++
+	p.by.Add(-1)
 	s.m.Release()
 }
 
-// end says that none is to be taken any more.
+// end says that none is to be taken any more, and takes back what is lent: nobody
+// is left to read it, or to be told of it.
 func (s *slots) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
+	for _, p := range s.taken {
+		if p != nil && len(p.lent) > 0 {
+			p.lent = nil
+			p.freeIf()
+		}
+	}
+}
+
+// returned takes back what the plugin names. The error says that it does not have it.
+func (s *slots) returned(offsets []uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, at := range offsets {
+		if s.ended {
+			return nil
+		}
+		n := at / slotSize
+		if n >= uint64(len(s.taken)) || s.taken[n] == nil || !s.taken[n].back(int(at)) {
+			return errs.Errorf(errs.Malformed, errs.Plugin, "take back memory", "the region at %d is not lent", at)
+		}
+	}
+	return nil
 }
 
 func (p *slot) offset() int   { return p.n * slotSize }
@@ -121,74 +210,155 @@ func (c *Conn) slot(toRead bool) *slot {
 	if c.slots == nil {
 		return nil
 	}
-	c.mu.Lock()
-	lent := len(c.lent)
-	c.mu.Unlock()
-	return c.slots.take(lent, toRead)
+	return c.slots.take(&c.slotted, toRead)
 }
 
-// writeSlot sends the first n bytes of a slot, and lends it. It owns the slot
-// from then on.
-func (c *Conn) writeSlot(p *slot, n int) error {
-	p.read()
-	err := c.writeRef(Record{Kind: KindRegion, Offset: uint64(p.offset()), Size: n}, p)
-	if err == nil {
-		c.counters.MemoryOut.Add(uint64(n))
+// A piece is a part of a slot that has been filled.
+type piece struct {
+	slot     *slot
+	from, to int // in the slot
+}
+
+func (p piece) offset() int   { return p.slot.offset() + p.from }
+func (p piece) size() int     { return p.to - p.from }
+func (p piece) bytes() []byte { return p.slot.bytes()[p.from:p.to] }
+
+// writePieces lends and sends parts of slots, in one write, at most maxPieces of them.
+func (c *Conn) writePieces(list []piece) error {
+	const record = headerSize + regionSize
+	var room [maxPieces * record]byte
+	body := room[:0]
+	bytes := 0
+	for _, p := range list {
+		var err error
+		if body, err = (Record{Kind: KindRegion, Offset: uint64(p.offset()), Size: p.size()}).Append(body); err != nil {
+			return err
+		}
+		bytes += p.size()
 	}
-	return err
-}
-
-// lend notes that a slot goes with the record about to be sent, which is paid when
-// all that was spent so far is. Lock held.
-func (c *Conn) lend(p *slot) {
-	p.end = c.spent
-	c.lent = append(c.lent, p)
-}
-
-// unlend gives a slot back whose record has not been sent whole. Lock held.
-func (c *Conn) unlend(p *slot) {
-	if n := len(c.lent); n > 0 && c.lent[n-1] == p {
-		c.lent = c.lent[:n-1]
-		if n == 1 {
-			c.flush() // the socket may have waited for that
+	n, lent := 0, 0
+	var err error
+	for ; lent < len(list) && err == nil; lent++ {
+		if p := list[lent]; !p.slot.lend(p.offset()) {
+			err = errs.E(errs.Closed, errs.Caller, "write to", c.name(), nil)
+			break
 		}
 	}
-	p.give()
+	if err == nil {
+		n, err = c.writeRefs(body, len(list))
+	}
+	if err != nil {
+		// What the plugin has a whole record of, it gives back itself.
+		for _, p := range list[n/record : lent] {
+			p.slot.unlend(p.offset())
+		}
+		return err
+	}
+	c.counters.MemoryOut.Add(uint64(bytes))
+	return nil
 }
 
-// repaid takes back the slots whose records have been paid. Lock held.
-func (c *Conn) repaid(n int) {
-	c.returned += uint64(n)
-	k := 0
-	for k < len(c.lent) && c.lent[k].end <= c.returned {
-		c.lent[k].give()
-		k++
+// maxPieces is how many regions are sent in one write at the most; a new stream has
+// credit for them.
+const maxPieces = MinWindow / RefCost
+
+// Loans are the regions of a host's memory that streams of this process have been
+// lent, on the plugin's side. Whoever has read one gives it back with Region.Free; the
+// owner of the Loans tells the host. Methods may be called from any goroutine.
+type Loans struct {
+	m     *memory.Memory
+	ready chan struct{}
+	held  atomic.Int64 // bytes
+
+	mu   sync.Mutex
+	back []uint64 // offsets of regions that the host has not been told of
+}
+
+// NewLoans is for the memory that the host has made. It remains the caller's.
+func NewLoans(m *memory.Memory) *Loans { return &Loans{m: m, ready: make(chan struct{}, 1)} }
+
+// Memory is where the regions are.
+func (l *Loans) Memory() *memory.Memory { return l.m }
+
+// Ready has room for one; something is in it when there is something to take that was
+// not there before.
+func (l *Loans) Ready() <-chan struct{} { return l.ready }
+
+// Take appends the offsets of all regions that were given back since the last call.
+func (l *Loans) Take(to []uint64) []uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	to = append(to, l.back...)
+	l.back = l.back[:0]
+	return to
+}
+
+// Waiting is how many Take would give.
+func (l *Loans) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.back)
+}
+
+// lent makes a region of what the host has named. The error says that there is no
+// such memory.
+func (l *Loans) lent(offset uint64, size int) (*Region, error) {
+	if !l.m.Contains(offset, size) {
+		return nil, fmt.Errorf("region: range is %d bytes at %d, and the memory has %d", size, offset, l.m.Size())
 	}
-	if k == 0 {
+	r := &Region{of: l, offset: offset, size: size, mapped: l.m.Hold()}
+	r.uses.Store(1)
+	l.held.Add(int64(size))
+	return r, nil
+}
+
+// scarce reports whether so much is lent that it is better copied and given back
+// than kept.
+func (l *Loans) scarce() bool { return l.held.Load() > int64(l.m.Size())/2 }
+
+func (l *Loans) give(r *Region) {
+	l.held.Add(-int64(r.size))
+	l.mu.Lock()
+	l.back = append(l.back, r.offset)
+	l.mu.Unlock()
+	select {
+	case l.ready <- struct{}{}:
+	default:
+	}
+}
+
+// A Region is bytes of a stream in the host's memory. Who has it may read them until
+// he calls Free; who passes it on to another one calls Ref for him. The host uses the
+// memory again when all have called Free. Regions may be shared among goroutines.
+type Region struct {
+	of     *Loans
+	offset uint64
+	size   int
+	mapped bool // false if the memory was closed before
+	uses   atomic.Int32
+}
+
+// In reports whether the region is one of m, and at what offset.
+func (r *Region) In(m *memory.Memory) (offset uint64, ok bool) { return r.offset, r.of.m == m }
+
+// Bytes are what is in it, to be read only; nil if the memory has been closed.
+func (r *Region) Bytes() []byte {
+	if !r.mapped {
+		return nil
+	}
+	return r.of.m.Bytes(int(r.offset), r.size)
+}
+
+// Ref makes one more Free necessary.
+func (r *Region) Ref() { r.uses.Add(1) }
+
+// Free lets go of the region; Bytes are not to be used afterwards.
+func (r *Region) Free() {
+	if r.uses.Add(-1) != 0 {
 		return
 	}
-	rest := copy(c.lent, c.lent[k:])
-	clear(c.lent[rest:])
-	c.lent = c.lent[:rest]
-	if rest == 0 {
-		c.flush() // the socket may have waited for that
+	if r.mapped {
+		r.of.m.Release()
 	}
-}
-
-// reclaim takes back all slots, because the other side reads no more. Lock held.
-func (c *Conn) reclaim() {
-	for _, p := range c.lent {
-		p.give()
-	}
-	c.lent = nil
-}
-
-// abandon is ResetWithCode when the memory itself is about to end, so that it does
-// not matter whether the other side still reads it.
-func (c *Conn) abandon(code uint32) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.reclaim()
-	c.fail(&ResetError{Code: code}, true)
-	c.flush()
+	r.of.give(r)
 }

@@ -6,8 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/plugin/memory"
@@ -41,46 +42,87 @@ func (l *Listener) free() int {
 }
 
 // TestSlots shows who gets a slot: the lowest, by a share of what is free, half of
-// them for reading, and none after the end; and that what is given back twice is
-// free once.
+// them for reading, and none after the end; and that it is free when its stream has let
+// go of it and each region of it has come back.
 func TestSlots(t *testing.T) {
 	s := newSlots(inboundMemory(t, 100*slotSize))
+	var has, none, ten atomic.Int32
+	ten.Store(10)
 	var mine []*slot
-	for p := s.take(len(mine), false); p != nil; p = s.take(len(mine), false) {
+	for p := s.take(&has, false); p != nil; p = s.take(&has, false) {
 		if p.n != len(mine) {
 			t.Errorf("got slot %d, want %d", p.n, len(mine))
 		}
 		mine = append(mine, p)
 	}
-	if len(mine) != 12 {
-		t.Errorf("one stream got %d slots, want 12: its eighth of the 88 others, and one", len(mine))
+	if len(mine) != 34 || has.Load() != 34 {
+		t.Errorf("one stream got %d slots and has %d, want 34: half of the 66 others, and one", len(mine), has.Load())
 	}
-	mine[5].give()
-	mine[5].give()
-	if got := s.take(0, true); got.n != 5 || s.left != 88 {
-		t.Errorf("got slot %d, and %d are free, want slot 5 and 88", got.n, s.left)
+	p := mine[5]
+	p.lend(p.offset())
+	p.lend(p.offset() + 1000)
+	p.give()
+	p.give()
+	for _, at := range []int{p.offset() + 1000, p.offset()} {
+		if s.left != 66 {
+			t.Errorf("%d slots are free while a region is lent, want 66", s.left)
+		}
+		if err := s.returned([]uint64{uint64(at)}); err != nil {
+			t.Error(err)
+		}
+	}
+	if s.left != 67 || has.Load() != 33 {
+		t.Errorf("%d slots are free and the stream has %d, want 67 and 33", s.left, has.Load())
+	}
+	if got := s.take(&none, true); got.n != 5 {
+		t.Errorf("got slot %d, want 5", got.n)
 	}
 	reading := 1
-	for s.take(0, true) != nil {
+	for none.Store(0); s.take(&none, true) != nil; none.Store(0) {
 		reading++
 	}
 	if reading != 50 {
 		t.Errorf("%d are for reading, want 50", reading)
 	}
-	if p := s.take(0, false); p == nil {
+	if mine[0].await() {
+		t.Error("one more is read into again, want none")
+	}
+	if p := s.take(&none, false); p == nil {
 		t.Error("no slot for who has read already, want one")
 	}
-	if p := s.take(10, false); p != nil {
-		t.Errorf("slot %d for who has ten of 38, want none", p.n)
+	if p := s.take(&ten, false); p != nil {
+		t.Errorf("slot %d for who has ten of 16, want none", p.n)
 	}
 	s.end()
-	if p := s.take(0, false); p != nil {
+	none.Store(0)
+	if p := s.take(&none, false); p != nil {
 		t.Errorf("slot %d after the end, want none", p.n)
+	}
+	if mine[0].lend(0) {
+		t.Error("a region is lent after the end")
 	}
 }
 
-// TestMemoryCarries shows that large reads of a stream cross in memory and small
-// ones do not, that every byte comes whole and in order, however the plugin reads,
+// TestNotLent shows that a plugin that gives back what it does not have is found out.
+func TestNotLent(t *testing.T) {
+	s := newSlots(inboundMemory(t, 16*slotSize))
+	var has atomic.Int32
+	p := s.take(&has, false)
+	p.lend(100)
+	for _, list := range [][]uint64{{0}, {100, 100}, {slotSize}, {16 * slotSize}, {1 << 63}} {
+		if err := s.returned(list); !errors.Is(err, errs.Malformed) {
+			t.Errorf("%d: got %v, want kind %v", list, err, errs.Malformed)
+		}
+		if len(p.lent) == 0 {
+			p.lend(100)
+		}
+	}
+	if l := listen(t, Options{}); !errors.Is(l.Returned([]uint64{0}), errs.Malformed) {
+		t.Error("a listener without memory takes some back")
+	}
+}
+
+// TestMemoryCarries shows that large reads of a stream cross in memory, that every byte comes whole and in order, however the plugin reads,
 // and that all slots are free soon after all is read.
 func TestMemoryCarries(t *testing.T) {
 	share(t)
@@ -119,14 +161,14 @@ func TestMemoryCarries(t *testing.T) {
 				if in != out || in+inline != uint64(len(data)) {
 					t.Errorf("%d bytes in memory received, %d sent, and %d inline, want %d", in, out, inline, len(data))
 				}
-				if large := piece >= minRegion; large != (in > uint64(len(data)/8)) || !large && in > 0 {
+				if large := piece >= minRegion; large && in < uint64(len(data)/8) {
 					t.Errorf("%d of %d bytes crossed in memory in pieces of %d", in, len(data), piece)
 				}
 				s := b.host.slots
 				eventually(t, "all slots are free, the stream still open", func() bool {
 					s.mu.Lock()
 					defer s.mu.Unlock()
-					return s.left >= s.count-1 // one may be read into
+					return s.left >= len(s.taken)-1 // one may be read into
 				})
 				b.plugin.Close()
 				if err := b.ended(t); err != nil {
@@ -147,77 +189,106 @@ func lendTo(t testing.TB, c *Conn, with byte) *slot {
 	for i := range p.bytes() {
 		p.bytes()[i] = with
 	}
-	if err := c.writeSlot(p, slotSize); err != nil {
+	if err := c.writePieces([]piece{{p, 0, slotSize}}); err != nil {
 		t.Fatal(err)
 	}
+	p.give()
 	return p
 }
 
-// TestSlotsStayLent shows that a slot is not used again while the plugin may read
-// it, though the host is done with the stream: after Close until it has been read,
-// after a reset until the plugin knows. And that it is free then.
+// TestSlotsStayLent shows that a slot is not used again before the plugin has given it
+// back, though both are done with the stream; and that what a plugin has not read when it
+// ends a stream comes back by itself, be it on its way.
 func TestSlotsStayLent(t *testing.T) {
-	share(t)
-	l := listen(t, Options{})
+	m := inboundMemory(t, memory.Inbound)
+	l, loans := listen(t, Options{Inbound: m}), borrowed(t, m)
 	all := l.free()
-	read := func(c *Conn, with byte) {
-		t.Helper()
-		got, err := io.ReadAll(c)
-		if err != nil || !bytes.Equal(got, bytes.Repeat([]byte{with}, slotSize)) {
-			t.Errorf("read %d bytes, %v, want %d of %q", len(got), err, slotSize, with)
-		}
+	host, plugin := join(t, l, 1, Options{Loans: loans})
+	lendTo(t, host, 'a')
+	b, r, err := plugin.ReadLent(make([]byte, 1))
+	if err != nil || r == nil || !bytes.Equal(b, bytes.Repeat([]byte{'a'}, slotSize)) {
+		t.Fatalf("read %d bytes, %v, %v, want a region", len(b), r, err)
 	}
-	first, plugin := join(t, l, 1, Options{})
-	lendTo(t, first, 'a')
-	plugin.CloseWrite()
-	within(t, "the plugin's end", func() { io.ReadAll(first) })
-	first.Close()
-	second, its := join(t, l, 2, Options{})
+	end(t, host, plugin)
+	second, its := join(t, l, 2, Options{Loans: loans})
 	if p := lendTo(t, second, 'b'); p.n != 1 {
-		t.Errorf("slot %d was taken, want 1, as the plugin may still read 0", p.n)
+		t.Errorf("slot %d was taken, want 1, as the plugin has 0", p.n)
 	}
-	second.Close()
-	read(plugin, 'a')
-	read(its, 'b')
-	within(t, "the Conns end when all is read", func() { <-first.Done(); <-second.Done() })
-	if got := l.free(); got != all {
-		t.Errorf("%d slots are free, want %d", got, all)
+	if r.Ref(); b[0] != 'a' {
+		t.Errorf("the region begins with %q, want a", b[0])
+	}
+	r.Free()
+	if got := loans.Take(nil); len(got) != 0 {
+		t.Errorf("%d regions came back that are still used", len(got))
+	}
+	r.Free()
+	if got := loans.Take(nil); len(got) != 1 || got[0] != 0 {
+		t.Errorf("got back %d, want the region at 0", got)
+	} else if err := l.Returned(got); err != nil {
+		t.Error(err)
+	}
+	for i, over := range []func(){func() { its.CloseRead() }, func() { its.Reset() }} {
+		lendTo(t, second, 'c')
+		over()
+		eventually(t, "what was not read comes back", func() bool {
+			if err := l.Returned(loans.Take(nil)); err != nil {
+				t.Error(err)
+			}
+			return l.free() == all
+		})
+		if i == 0 {
+			second, its = join(t, l, 3, Options{Loans: loans})
+		}
 	}
 }
 
-func TestSlotsAfterReset(t *testing.T) {
-	for name, end := range map[string]func(raw net.Conn){
-		"closed":       func(raw net.Conn) { raw.Close() },
-		"a half close": func(raw net.Conn) { raw.(*net.UnixConn).CloseWrite() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newSlots(inboundMemory(t, 16*slotSize))
-			c, raw := against(t, settings{host: true, caps: CapRegions, slots: s})
-			lendTo(t, c, 'x')
-			c.ResetWithCode(9)
-			readRecord(t, raw)
-			if r := readRecord(t, raw); r.Kind != KindReset || r.Code != 9 {
-				t.Errorf("got %+v, want a reset", r)
-			}
-			raw.Write(wire(t, Record{Kind: KindCredit, Size: 1}, Record{Kind: KindData, Data: []byte("y")}))
-			if p := s.take(0, false); p.n != 1 {
-				t.Errorf("slot %d was taken, want 1, as the plugin may still read 0", p.n)
-			}
-			end(raw)
-			within(t, "the Conn ends when the plugin has", func() { <-c.Done() })
-			if s.left != 15 {
-				t.Errorf("%d slots are free, want 15", s.left)
-			}
-		})
+// TestRegionsAfterReset shows that a plugin that resets a stream gives back what is on
+// its way to it, as long as the host goes on; and ends when the host does not.
+func TestRegionsAfterReset(t *testing.T) {
+	m := inboundMemory(t, 16*slotSize)
+	for _, hangs := range []bool{false, true} {
+		loans := borrowed(t, m)
+		c, raw := against(t, settings{caps: CapRegions, loans: loans, stall: 50 * time.Millisecond})
+		c.ResetWithCode(9)
+		if r := readRecord(t, raw); r.Kind != KindReset || r.Code != 9 {
+			t.Errorf("got %+v, want a reset", r)
+		}
+		if !hangs {
+			raw.Write(wire(t, Record{Kind: KindRegion, Size: 1}, Record{Kind: KindData, Data: []byte("y")}, Record{Kind: KindRegion, Offset: slotSize, Size: 5}))
+			raw.Close()
+		}
+		within(t, "the Conn ends", func() { <-c.Done() })
+		if got := loans.Take(nil); !hangs && len(got) != 2 || loans.held.Load() != 0 {
+			t.Errorf("%d regions came back and %d bytes are held, want both and none", len(got), loans.held.Load())
+		}
 	}
-	for name, r := range map[string]Record{"reset": {Kind: KindReset}, "close-read": {Kind: KindCloseRead}} {
-		t.Run("the plugin's "+name, func(t *testing.T) {
-			s := newSlots(inboundMemory(t, 16*slotSize))
-			c, raw := against(t, settings{host: true, caps: CapRegions, slots: s})
-			lendTo(t, c, 'x')
-			raw.Write(wire(t, r))
-			eventually(t, "the slot is free", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.left == 16 })
-		})
+}
+
+// TestScarce shows that a plugin that has half of the memory copies what comes, and so
+// gives it back at once.
+func TestScarce(t *testing.T) {
+	m := inboundMemory(t, 16*slotSize)
+	loans := borrowed(t, m)
+	c, raw := against(t, settings{caps: CapRegions, loans: loans})
+	var kept []*Region
+	for i := range 8 {
+		raw.Write(wire(t, Record{Kind: KindRegion, Offset: uint64(i) * slotSize, Size: slotSize}))
+		_, r, err := c.ReadLent(make([]byte, slotSize))
+		if err != nil || r == nil {
+			t.Fatalf("region %d: %v, %v, want it lent", i, r, err)
+		}
+		kept = append(kept, r)
+	}
+	raw.Write(wire(t, Record{Kind: KindRegion, Offset: 8 * slotSize, Size: slotSize}))
+	b, r, err := c.ReadLent(make([]byte, slotSize))
+	if err != nil || r != nil || len(b) != slotSize {
+		t.Errorf("got %d bytes, %v, %v, want a copy", len(b), r, err)
+	}
+	if got := loans.Take(nil); len(got) != 1 || got[0] != 8*slotSize {
+		t.Errorf("got back %d, want the region at %d", got, 8*slotSize)
+	}
+	for _, r := range kept {
+		r.Free()
 	}
 }
 
@@ -239,7 +310,7 @@ func TestStuckStreams(t *testing.T) {
 		peer, _ := start(n)
 		async(func() error { _, err := peer.Write(data); return err })
 	}
-	eventually(t, "they take their share", func() bool { return l.free() < l.slots.count*2/3 })
+	eventually(t, "they take their share", func() bool { return l.free() < len(l.slots.taken)*2/3 })
 	peer, plugin := start(100)
 	async(func() error { _, err := peer.Write(data); return err })
 	got := make([]byte, len(data))
@@ -266,9 +337,10 @@ func TestMemoryEndsFirst(t *testing.T) {
 	m.Close()
 	within(t, "the Conns end", func() { <-host.Done(); <-plugin.Done() })
 	copy(p.bytes(), "what the peer says at last")
-	if err := host.writeSlot(p, slotSize); err == nil {
+	if err := host.writePieces([]piece{{p, 0, slotSize}}); err == nil {
 		t.Error("a slot of a listener that is closed was sent")
 	}
+	p.give()
 	if m.Hold() {
 		t.Error("the memory can still be held")
 	}
@@ -284,7 +356,7 @@ func TestHostileRegions(t *testing.T) {
 		{Kind: KindRegion, Offset: 1 << 62, Size: 1},
 		{Kind: KindRegion, Offset: 0, Size: MaxBlock},
 	} {
-		c, raw := against(t, settings{caps: CapRegions, inbound: mapped(t, m)})
+		c, raw := against(t, settings{caps: CapRegions, loans: borrowed(t, m)})
 		raw.Write(wire(t, r))
 		_, err := c.Read(make([]byte, 10))
 		isReset(t, err, CodeProtocol, false)

@@ -47,7 +47,14 @@ func message(m *memory.Memory) *pb.Memory {
 	return &pb.Memory{Path: m.Path(), Size: uint64(m.Size())}
 }
 
-// Outbound is where the plugin puts payload of results, if it says that it has
-// mapped it; nil if it was offered none. It is the lease's: nobody uses it after
+// Inbound is where bytes of streams are put, if the plugin says that it has mapped it;
+// nil if it was offered none. It is the lease's, as Outbound is: nobody uses it after
 // Close, but who holds it.
+func (le *Lease) Inbound() *memory.Memory { return le.shared.inbound }
+
+// Returned takes back regions of Inbound; see channel.Listener.
+func (le *Lease) Returned(offsets []uint64) error { return le.channels.Returned(offsets) }
+
+// Outbound is where the plugin puts payload of results, if it says that it has
+// mapped it; nil if it was offered none.
 func (le *Lease) Outbound() *memory.Memory { return le.shared.outbound }

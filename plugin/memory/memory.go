@@ -16,10 +16,10 @@
 //
 // # Size
 //
-// [Inbound] and [Outbound] are 8 MiB each. Pages are taken from the system when
+// [Inbound] is 64 MiB, [Outbound] 8. Pages are taken from the system when
 // they are first written, and counted in the resident memory of both processes;
 // they are given back when both are done with the memory. A plugin that is idle
-// from its start takes none, and none takes more than 16 MiB.
+// from its start takes none, and none takes more than both.
 //
 // The package has no goroutines.
 package memory
@@ -28,13 +28,15 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/codexchange/codexchange/exchange/errs"
 )
 
 const (
-	// Inbound is how much a host shares for bytes of streams, Outbound for results.
-	Inbound  = 8 << 20
+	// Inbound is how much a host shares for bytes of streams, where blocks stay until
+	// they are with their requests; Outbound for results that are not there.
+	Inbound  = 64 << 20
 	Outbound = 8 << 20
 	// MaxSize is the largest size that is made or mapped, bytes.
 	MaxSize = 1 << 30
@@ -166,6 +168,15 @@ func (m *Memory) CopyIn(offset int, p []byte) bool {
 	defer m.Release()
 	copy(m.Bytes(offset, len(p)), p)
 	return true
+}
+
+// Offset reports where in the memory b lies, if it does.
+func (m *Memory) Offset(b []byte) (offset int, ok bool) {
+	at, base := uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(unsafe.Pointer(unsafe.SliceData(m.b)))
+	if at < base || at-base > uintptr(len(m.b)) || uintptr(len(b)) > uintptr(len(m.b))-(at-base) {
+		return 0, false
+	}
+	return int(at - base), true
 }
 
 // Contains reports whether a range that another process has named is within the

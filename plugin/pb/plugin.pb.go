@@ -1362,6 +1362,7 @@ type Result struct {
 	//	*Result_Block
 	//	*Result_Held
 	//	*Result_Done
+	//	*Result_Returned
 	What          isResult_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1438,6 +1439,15 @@ func (x *Result) GetDone() *DoneResult {
 	return nil
 }
 
+func (x *Result) GetReturned() *Returned {
+	if x != nil {
+		if x, ok := x.What.(*Result_Returned); ok {
+			return x.Returned
+		}
+	}
+	return nil
+}
+
 type isResult_What interface {
 	isResult_What()
 }
@@ -1457,11 +1467,66 @@ type Result_Done struct {
 	Done *DoneResult `protobuf:"bytes,4,opt,name=done,proto3,oneof"`
 }
 
+type Result_Returned struct {
+	// Of no request.
+	Returned *Returned `protobuf:"bytes,5,opt,name=returned,proto3,oneof"`
+}
+
 func (*Result_Block) isResult_What() {}
 
 func (*Result_Held) isResult_What() {}
 
 func (*Result_Done) isResult_What() {}
+
+func (*Result_Returned) isResult_What() {}
+
+// Returned is what the plugin has done with of what it was lent. Whatever results it
+// was named in are before it in the channel, so the host has read them.
+type Returned struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where regions begin in StartRequest.inbound, as records of streams have named
+	// them; each once for each time that it was named.
+	Regions       []uint64 `protobuf:"varint,1,rep,packed,name=regions,proto3" json:"regions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Returned) Reset() {
+	*x = Returned{}
+	mi := &file_plugin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Returned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Returned) ProtoMessage() {}
+
+func (x *Returned) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Returned.ProtoReflect.Descriptor instead.
+func (*Returned) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Returned) GetRegions() []uint64 {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
+}
 
 type BlockResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1472,6 +1537,11 @@ type BlockResult struct {
 	Size     uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
 	InMemory bool   `protobuf:"varint,6,opt,name=in_memory,json=inMemory,proto3" json:"in_memory,omitempty"`
 	Offset   uint64 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	// If there are some, the payload is where streams have brought it, in ranges of
+	// StartRequest.inbound, one after the other, in regions that the plugin has not
+	// returned. Only parts whose offset is 2^64-1 follow the head.
+	PartOffsets []uint64 `protobuf:"varint,8,rep,packed,name=part_offsets,json=partOffsets,proto3" json:"part_offsets,omitempty"`
+	PartSizes   []uint32 `protobuf:"varint,9,rep,packed,name=part_sizes,json=partSizes,proto3" json:"part_sizes,omitempty"`
 	// Of a leaf only.
 	Root          []byte `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`
 	Index         uint64 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
@@ -1482,7 +1552,7 @@ type BlockResult struct {
 
 func (x *BlockResult) Reset() {
 	*x = BlockResult{}
-	mi := &file_plugin_proto_msgTypes[18]
+	mi := &file_plugin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1564,7 @@ func (x *BlockResult) String() string {
 func (*BlockResult) ProtoMessage() {}
 
 func (x *BlockResult) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[18]
+	mi := &file_plugin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1577,7 @@ func (x *BlockResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockResult.ProtoReflect.Descriptor instead.
 func (*BlockResult) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{18}
+	return file_plugin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BlockResult) GetCid() []byte {
@@ -1536,6 +1606,20 @@ func (x *BlockResult) GetOffset() uint64 {
 		return x.Offset
 	}
 	return 0
+}
+
+func (x *BlockResult) GetPartOffsets() []uint64 {
+	if x != nil {
+		return x.PartOffsets
+	}
+	return nil
+}
+
+func (x *BlockResult) GetPartSizes() []uint32 {
+	if x != nil {
+		return x.PartSizes
+	}
+	return nil
 }
 
 func (x *BlockResult) GetRoot() []byte {
@@ -1568,7 +1652,7 @@ type DoneResult struct {
 
 func (x *DoneResult) Reset() {
 	*x = DoneResult{}
-	mi := &file_plugin_proto_msgTypes[19]
+	mi := &file_plugin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1664,7 @@ func (x *DoneResult) String() string {
 func (*DoneResult) ProtoMessage() {}
 
 func (x *DoneResult) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[19]
+	mi := &file_plugin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +1677,7 @@ func (x *DoneResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoneResult.ProtoReflect.Descriptor instead.
 func (*DoneResult) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{19}
+	return file_plugin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DoneResult) GetError() *Error {
@@ -1611,7 +1695,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_plugin_proto_msgTypes[20]
+	mi := &file_plugin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1707,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[20]
+	mi := &file_plugin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1720,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{20}
+	return file_plugin_proto_rawDescGZIP(), []int{21}
 }
 
 type StatReply struct {
@@ -1660,7 +1744,7 @@ type StatReply struct {
 
 func (x *StatReply) Reset() {
 	*x = StatReply{}
-	mi := &file_plugin_proto_msgTypes[21]
+	mi := &file_plugin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1756,7 @@ func (x *StatReply) String() string {
 func (*StatReply) ProtoMessage() {}
 
 func (x *StatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[21]
+	mi := &file_plugin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1769,7 @@ func (x *StatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatReply.ProtoReflect.Descriptor instead.
 func (*StatReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{21}
+	return file_plugin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatReply) GetBlocksReceived() uint64 {
@@ -1774,7 +1858,7 @@ type WantlistRequest struct {
 
 func (x *WantlistRequest) Reset() {
 	*x = WantlistRequest{}
-	mi := &file_plugin_proto_msgTypes[22]
+	mi := &file_plugin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1870,7 @@ func (x *WantlistRequest) String() string {
 func (*WantlistRequest) ProtoMessage() {}
 
 func (x *WantlistRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[22]
+	mi := &file_plugin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1883,7 @@ func (x *WantlistRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantlistRequest.ProtoReflect.Descriptor instead.
 func (*WantlistRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{22}
+	return file_plugin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WantlistRequest) GetPeer() []byte {
@@ -1818,7 +1902,7 @@ type WantlistReply struct {
 
 func (x *WantlistReply) Reset() {
 	*x = WantlistReply{}
-	mi := &file_plugin_proto_msgTypes[23]
+	mi := &file_plugin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +1914,7 @@ func (x *WantlistReply) String() string {
 func (*WantlistReply) ProtoMessage() {}
 
 func (x *WantlistReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[23]
+	mi := &file_plugin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +1927,7 @@ func (x *WantlistReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantlistReply.ProtoReflect.Descriptor instead.
 func (*WantlistReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{23}
+	return file_plugin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WantlistReply) GetWants() []*Address {
@@ -1865,7 +1949,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_plugin_proto_msgTypes[24]
+	mi := &file_plugin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +1961,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[24]
+	mi := &file_plugin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +1974,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{24}
+	return file_plugin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Address) GetCid() []byte {
@@ -1923,7 +2007,7 @@ type LedgerRequest struct {
 
 func (x *LedgerRequest) Reset() {
 	*x = LedgerRequest{}
-	mi := &file_plugin_proto_msgTypes[25]
+	mi := &file_plugin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2019,7 @@ func (x *LedgerRequest) String() string {
 func (*LedgerRequest) ProtoMessage() {}
 
 func (x *LedgerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[25]
+	mi := &file_plugin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2032,7 @@ func (x *LedgerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerRequest.ProtoReflect.Descriptor instead.
 func (*LedgerRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{25}
+	return file_plugin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LedgerRequest) GetPeer() []byte {
@@ -1972,7 +2056,7 @@ type LedgerReply struct {
 
 func (x *LedgerReply) Reset() {
 	*x = LedgerReply{}
-	mi := &file_plugin_proto_msgTypes[26]
+	mi := &file_plugin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2068,7 @@ func (x *LedgerReply) String() string {
 func (*LedgerReply) ProtoMessage() {}
 
 func (x *LedgerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[26]
+	mi := &file_plugin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2081,7 @@ func (x *LedgerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerReply.ProtoReflect.Descriptor instead.
 func (*LedgerReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{26}
+	return file_plugin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LedgerReply) GetKnown() bool {
@@ -2053,7 +2137,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_plugin_proto_msgTypes[27]
+	mi := &file_plugin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2149,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[27]
+	mi := &file_plugin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2162,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{27}
+	return file_plugin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PingRequest) GetLogLevel() int32 {
@@ -2096,7 +2180,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_plugin_proto_msgTypes[28]
+	mi := &file_plugin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2192,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[28]
+	mi := &file_plugin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2205,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{28}
+	return file_plugin_proto_rawDescGZIP(), []int{29}
 }
 
 type StopRequest struct {
@@ -2132,7 +2216,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_plugin_proto_msgTypes[29]
+	mi := &file_plugin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2228,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[29]
+	mi := &file_plugin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2241,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{29}
+	return file_plugin_proto_rawDescGZIP(), []int{30}
 }
 
 type StopReply struct {
@@ -2169,7 +2253,7 @@ type StopReply struct {
 
 func (x *StopReply) Reset() {
 	*x = StopReply{}
-	mi := &file_plugin_proto_msgTypes[30]
+	mi := &file_plugin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2265,7 @@ func (x *StopReply) String() string {
 func (*StopReply) ProtoMessage() {}
 
 func (x *StopReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[30]
+	mi := &file_plugin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2278,7 @@ func (x *StopReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopReply.ProtoReflect.Descriptor instead.
 func (*StopReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{30}
+	return file_plugin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StopReply) GetError() *Error {
@@ -2212,7 +2296,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_plugin_proto_msgTypes[31]
+	mi := &file_plugin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2308,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[31]
+	mi := &file_plugin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2321,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{31}
+	return file_plugin_proto_rawDescGZIP(), []int{32}
 }
 
 type Event struct {
@@ -2254,7 +2338,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_plugin_proto_msgTypes[32]
+	mi := &file_plugin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2350,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[32]
+	mi := &file_plugin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2363,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{32}
+	return file_plugin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetWhat() isEvent_What {
@@ -2361,7 +2445,7 @@ type PeerState struct {
 
 func (x *PeerState) Reset() {
 	*x = PeerState{}
-	mi := &file_plugin_proto_msgTypes[33]
+	mi := &file_plugin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2457,7 @@ func (x *PeerState) String() string {
 func (*PeerState) ProtoMessage() {}
 
 func (x *PeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[33]
+	mi := &file_plugin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2470,7 @@ func (x *PeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
 func (*PeerState) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{33}
+	return file_plugin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PeerState) GetPeer() []byte {
@@ -2452,7 +2536,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_plugin_proto_msgTypes[34]
+	mi := &file_plugin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2548,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[34]
+	mi := &file_plugin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2561,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{34}
+	return file_plugin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Connection) GetId() string {
@@ -2537,7 +2621,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_plugin_proto_msgTypes[35]
+	mi := &file_plugin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +2633,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[35]
+	mi := &file_plugin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +2646,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{35}
+	return file_plugin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Inbound) GetStream() uint64 {
@@ -2601,7 +2685,7 @@ type Synced struct {
 
 func (x *Synced) Reset() {
 	*x = Synced{}
-	mi := &file_plugin_proto_msgTypes[36]
+	mi := &file_plugin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2613,7 +2697,7 @@ func (x *Synced) String() string {
 func (*Synced) ProtoMessage() {}
 
 func (x *Synced) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[36]
+	mi := &file_plugin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2626,7 +2710,7 @@ func (x *Synced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Synced.ProtoReflect.Descriptor instead.
 func (*Synced) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{36}
+	return file_plugin_proto_rawDescGZIP(), []int{37}
 }
 
 type HandleRequest struct {
@@ -2638,7 +2722,7 @@ type HandleRequest struct {
 
 func (x *HandleRequest) Reset() {
 	*x = HandleRequest{}
-	mi := &file_plugin_proto_msgTypes[37]
+	mi := &file_plugin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2734,7 @@ func (x *HandleRequest) String() string {
 func (*HandleRequest) ProtoMessage() {}
 
 func (x *HandleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[37]
+	mi := &file_plugin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2747,7 @@ func (x *HandleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandleRequest.ProtoReflect.Descriptor instead.
 func (*HandleRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{37}
+	return file_plugin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *HandleRequest) GetProtocol() string {
@@ -2681,7 +2765,7 @@ type HandleReply struct {
 
 func (x *HandleReply) Reset() {
 	*x = HandleReply{}
-	mi := &file_plugin_proto_msgTypes[38]
+	mi := &file_plugin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2777,7 @@ func (x *HandleReply) String() string {
 func (*HandleReply) ProtoMessage() {}
 
 func (x *HandleReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[38]
+	mi := &file_plugin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2790,7 @@ func (x *HandleReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandleReply.ProtoReflect.Descriptor instead.
 func (*HandleReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{38}
+	return file_plugin_proto_rawDescGZIP(), []int{39}
 }
 
 type UnhandleRequest struct {
@@ -2718,7 +2802,7 @@ type UnhandleRequest struct {
 
 func (x *UnhandleRequest) Reset() {
 	*x = UnhandleRequest{}
-	mi := &file_plugin_proto_msgTypes[39]
+	mi := &file_plugin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +2814,7 @@ func (x *UnhandleRequest) String() string {
 func (*UnhandleRequest) ProtoMessage() {}
 
 func (x *UnhandleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[39]
+	mi := &file_plugin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +2827,7 @@ func (x *UnhandleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnhandleRequest.ProtoReflect.Descriptor instead.
 func (*UnhandleRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{39}
+	return file_plugin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UnhandleRequest) GetProtocol() string {
@@ -2761,7 +2845,7 @@ type UnhandleReply struct {
 
 func (x *UnhandleReply) Reset() {
 	*x = UnhandleReply{}
-	mi := &file_plugin_proto_msgTypes[40]
+	mi := &file_plugin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +2857,7 @@ func (x *UnhandleReply) String() string {
 func (*UnhandleReply) ProtoMessage() {}
 
 func (x *UnhandleReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[40]
+	mi := &file_plugin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +2870,7 @@ func (x *UnhandleReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnhandleReply.ProtoReflect.Descriptor instead.
 func (*UnhandleReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{40}
+	return file_plugin_proto_rawDescGZIP(), []int{41}
 }
 
 type OpenStreamRequest struct {
@@ -2802,7 +2886,7 @@ type OpenStreamRequest struct {
 
 func (x *OpenStreamRequest) Reset() {
 	*x = OpenStreamRequest{}
-	mi := &file_plugin_proto_msgTypes[41]
+	mi := &file_plugin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2814,7 +2898,7 @@ func (x *OpenStreamRequest) String() string {
 func (*OpenStreamRequest) ProtoMessage() {}
 
 func (x *OpenStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[41]
+	mi := &file_plugin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +2911,7 @@ func (x *OpenStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenStreamRequest.ProtoReflect.Descriptor instead.
 func (*OpenStreamRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{41}
+	return file_plugin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *OpenStreamRequest) GetPeer() []byte {
@@ -2877,7 +2961,7 @@ type OpenStreamReply struct {
 
 func (x *OpenStreamReply) Reset() {
 	*x = OpenStreamReply{}
-	mi := &file_plugin_proto_msgTypes[42]
+	mi := &file_plugin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +2973,7 @@ func (x *OpenStreamReply) String() string {
 func (*OpenStreamReply) ProtoMessage() {}
 
 func (x *OpenStreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[42]
+	mi := &file_plugin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +2986,7 @@ func (x *OpenStreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenStreamReply.ProtoReflect.Descriptor instead.
 func (*OpenStreamReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{42}
+	return file_plugin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *OpenStreamReply) GetError() *Error {
@@ -2943,7 +3027,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_plugin_proto_msgTypes[43]
+	mi := &file_plugin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3039,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[43]
+	mi := &file_plugin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3052,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{43}
+	return file_plugin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ConnectRequest) GetPeer() []byte {
@@ -2994,7 +3078,7 @@ type ConnectReply struct {
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_plugin_proto_msgTypes[44]
+	mi := &file_plugin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3090,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[44]
+	mi := &file_plugin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3103,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{44}
+	return file_plugin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ConnectReply) GetError() *Error {
@@ -3038,7 +3122,7 @@ type ValueRequest struct {
 
 func (x *ValueRequest) Reset() {
 	*x = ValueRequest{}
-	mi := &file_plugin_proto_msgTypes[45]
+	mi := &file_plugin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3050,7 +3134,7 @@ func (x *ValueRequest) String() string {
 func (*ValueRequest) ProtoMessage() {}
 
 func (x *ValueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[45]
+	mi := &file_plugin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3063,7 +3147,7 @@ func (x *ValueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValueRequest.ProtoReflect.Descriptor instead.
 func (*ValueRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{45}
+	return file_plugin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ValueRequest) GetValues() []*PeerValue {
@@ -3089,7 +3173,7 @@ type PeerValue struct {
 
 func (x *PeerValue) Reset() {
 	*x = PeerValue{}
-	mi := &file_plugin_proto_msgTypes[46]
+	mi := &file_plugin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3101,7 +3185,7 @@ func (x *PeerValue) String() string {
 func (*PeerValue) ProtoMessage() {}
 
 func (x *PeerValue) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[46]
+	mi := &file_plugin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3114,7 +3198,7 @@ func (x *PeerValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerValue.ProtoReflect.Descriptor instead.
 func (*PeerValue) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{46}
+	return file_plugin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PeerValue) GetPeer() []byte {
@@ -3195,7 +3279,7 @@ type ValueReply struct {
 
 func (x *ValueReply) Reset() {
 	*x = ValueReply{}
-	mi := &file_plugin_proto_msgTypes[47]
+	mi := &file_plugin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +3291,7 @@ func (x *ValueReply) String() string {
 func (*ValueReply) ProtoMessage() {}
 
 func (x *ValueReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[47]
+	mi := &file_plugin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3220,7 +3304,7 @@ func (x *ValueReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValueReply.ProtoReflect.Descriptor instead.
 func (*ValueReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{47}
+	return file_plugin_proto_rawDescGZIP(), []int{48}
 }
 
 type SizesRequest struct {
@@ -3232,7 +3316,7 @@ type SizesRequest struct {
 
 func (x *SizesRequest) Reset() {
 	*x = SizesRequest{}
-	mi := &file_plugin_proto_msgTypes[48]
+	mi := &file_plugin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3244,7 +3328,7 @@ func (x *SizesRequest) String() string {
 func (*SizesRequest) ProtoMessage() {}
 
 func (x *SizesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[48]
+	mi := &file_plugin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3257,7 +3341,7 @@ func (x *SizesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizesRequest.ProtoReflect.Descriptor instead.
 func (*SizesRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{48}
+	return file_plugin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SizesRequest) GetCids() [][]byte {
@@ -3278,7 +3362,7 @@ type SizesReply struct {
 
 func (x *SizesReply) Reset() {
 	*x = SizesReply{}
-	mi := &file_plugin_proto_msgTypes[49]
+	mi := &file_plugin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3290,7 +3374,7 @@ func (x *SizesReply) String() string {
 func (*SizesReply) ProtoMessage() {}
 
 func (x *SizesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[49]
+	mi := &file_plugin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3303,7 +3387,7 @@ func (x *SizesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizesReply.ProtoReflect.Descriptor instead.
 func (*SizesReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{49}
+	return file_plugin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SizesReply) GetSizes() []int64 {
@@ -3329,7 +3413,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_plugin_proto_msgTypes[50]
+	mi := &file_plugin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3341,7 +3425,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[50]
+	mi := &file_plugin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3354,7 +3438,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{50}
+	return file_plugin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ReadRequest) GetCid() []byte {
@@ -3375,7 +3459,7 @@ type ReadReply struct {
 
 func (x *ReadReply) Reset() {
 	*x = ReadReply{}
-	mi := &file_plugin_proto_msgTypes[51]
+	mi := &file_plugin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3387,7 +3471,7 @@ func (x *ReadReply) String() string {
 func (*ReadReply) ProtoMessage() {}
 
 func (x *ReadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[51]
+	mi := &file_plugin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3400,7 +3484,7 @@ func (x *ReadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadReply.ProtoReflect.Descriptor instead.
 func (*ReadReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{51}
+	return file_plugin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ReadReply) GetError() *Error {
@@ -3434,7 +3518,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_plugin_proto_msgTypes[52]
+	mi := &file_plugin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3446,7 +3530,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[52]
+	mi := &file_plugin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3459,7 +3543,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{52}
+	return file_plugin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LeavesRequest) GetRoot() []byte {
@@ -3486,7 +3570,7 @@ type LeavesReply struct {
 
 func (x *LeavesReply) Reset() {
 	*x = LeavesReply{}
-	mi := &file_plugin_proto_msgTypes[53]
+	mi := &file_plugin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3498,7 +3582,7 @@ func (x *LeavesReply) String() string {
 func (*LeavesReply) ProtoMessage() {}
 
 func (x *LeavesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[53]
+	mi := &file_plugin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3511,7 +3595,7 @@ func (x *LeavesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesReply.ProtoReflect.Descriptor instead.
 func (*LeavesReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{53}
+	return file_plugin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LeavesReply) GetLeaves() []*Leaf {
@@ -3539,7 +3623,7 @@ type Leaf struct {
 
 func (x *Leaf) Reset() {
 	*x = Leaf{}
-	mi := &file_plugin_proto_msgTypes[54]
+	mi := &file_plugin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3551,7 +3635,7 @@ func (x *Leaf) String() string {
 func (*Leaf) ProtoMessage() {}
 
 func (x *Leaf) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[54]
+	mi := &file_plugin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3564,7 +3648,7 @@ func (x *Leaf) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leaf.ProtoReflect.Descriptor instead.
 func (*Leaf) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{54}
+	return file_plugin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Leaf) GetCid() []byte {
@@ -3598,7 +3682,7 @@ type FindProvidersRequest struct {
 
 func (x *FindProvidersRequest) Reset() {
 	*x = FindProvidersRequest{}
-	mi := &file_plugin_proto_msgTypes[55]
+	mi := &file_plugin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3610,7 +3694,7 @@ func (x *FindProvidersRequest) String() string {
 func (*FindProvidersRequest) ProtoMessage() {}
 
 func (x *FindProvidersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[55]
+	mi := &file_plugin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3623,7 +3707,7 @@ func (x *FindProvidersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindProvidersRequest.ProtoReflect.Descriptor instead.
 func (*FindProvidersRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{55}
+	return file_plugin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FindProvidersRequest) GetCid() []byte {
@@ -3650,7 +3734,7 @@ type FindProvidersReply struct {
 
 func (x *FindProvidersReply) Reset() {
 	*x = FindProvidersReply{}
-	mi := &file_plugin_proto_msgTypes[56]
+	mi := &file_plugin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3662,7 +3746,7 @@ func (x *FindProvidersReply) String() string {
 func (*FindProvidersReply) ProtoMessage() {}
 
 func (x *FindProvidersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[56]
+	mi := &file_plugin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3675,7 +3759,7 @@ func (x *FindProvidersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindProvidersReply.ProtoReflect.Descriptor instead.
 func (*FindProvidersReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{56}
+	return file_plugin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FindProvidersReply) GetPeer() []byte {
@@ -3702,7 +3786,7 @@ type ProvideRequest struct {
 
 func (x *ProvideRequest) Reset() {
 	*x = ProvideRequest{}
-	mi := &file_plugin_proto_msgTypes[57]
+	mi := &file_plugin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3714,7 +3798,7 @@ func (x *ProvideRequest) String() string {
 func (*ProvideRequest) ProtoMessage() {}
 
 func (x *ProvideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[57]
+	mi := &file_plugin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3727,7 +3811,7 @@ func (x *ProvideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvideRequest.ProtoReflect.Descriptor instead.
 func (*ProvideRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{57}
+	return file_plugin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ProvideRequest) GetCid() []byte {
@@ -3753,7 +3837,7 @@ type ProvideReply struct {
 
 func (x *ProvideReply) Reset() {
 	*x = ProvideReply{}
-	mi := &file_plugin_proto_msgTypes[58]
+	mi := &file_plugin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3765,7 +3849,7 @@ func (x *ProvideReply) String() string {
 func (*ProvideReply) ProtoMessage() {}
 
 func (x *ProvideReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[58]
+	mi := &file_plugin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3778,7 +3862,7 @@ func (x *ProvideReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvideReply.ProtoReflect.Descriptor instead.
 func (*ProvideReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{58}
+	return file_plugin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ProvideReply) GetError() *Error {
@@ -3800,7 +3884,7 @@ type Error_Fault struct {
 
 func (x *Error_Fault) Reset() {
 	*x = Error_Fault{}
-	mi := &file_plugin_proto_msgTypes[59]
+	mi := &file_plugin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3812,7 +3896,7 @@ func (x *Error_Fault) String() string {
 func (*Error_Fault) ProtoMessage() {}
 
 func (x *Error_Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[59]
+	mi := &file_plugin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3866,7 +3950,7 @@ type Error_StreamReset struct {
 
 func (x *Error_StreamReset) Reset() {
 	*x = Error_StreamReset{}
-	mi := &file_plugin_proto_msgTypes[60]
+	mi := &file_plugin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3878,7 +3962,7 @@ func (x *Error_StreamReset) String() string {
 func (*Error_StreamReset) ProtoMessage() {}
 
 func (x *Error_StreamReset) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[60]
+	mi := &file_plugin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4014,18 +4098,24 @@ const file_plugin_proto_rawDesc = "" +
 	"\n" +
 	"RunRequest\"\n" +
 	"\n" +
-	"\bRunReply\"\xd9\x01\n" +
+	"\bRunReply\"\x98\x02\n" +
 	"\x06Result\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12:\n" +
 	"\x05block\x18\x02 \x01(\v2\".codexchange.plugin.v1.BlockResultH\x00R\x05block\x128\n" +
 	"\x04held\x18\x03 \x01(\v2\".codexchange.plugin.v1.BlockResultH\x00R\x04held\x127\n" +
-	"\x04done\x18\x04 \x01(\v2!.codexchange.plugin.v1.DoneResultH\x00R\x04doneB\x06\n" +
-	"\x04what\"\xa8\x01\n" +
+	"\x04done\x18\x04 \x01(\v2!.codexchange.plugin.v1.DoneResultH\x00R\x04done\x12=\n" +
+	"\breturned\x18\x05 \x01(\v2\x1f.codexchange.plugin.v1.ReturnedH\x00R\breturnedB\x06\n" +
+	"\x04what\"$\n" +
+	"\bReturned\x12\x18\n" +
+	"\aregions\x18\x01 \x03(\x04R\aregions\"\xea\x01\n" +
 	"\vBlockResult\x12\x10\n" +
 	"\x03cid\x18\x01 \x01(\fR\x03cid\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x1b\n" +
 	"\tin_memory\x18\x06 \x01(\bR\binMemory\x12\x16\n" +
-	"\x06offset\x18\a \x01(\x04R\x06offset\x12\x12\n" +
+	"\x06offset\x18\a \x01(\x04R\x06offset\x12!\n" +
+	"\fpart_offsets\x18\b \x03(\x04R\vpartOffsets\x12\x1d\n" +
+	"\n" +
+	"part_sizes\x18\t \x03(\rR\tpartSizes\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x14\n" +
 	"\x05proof\x18\x05 \x01(\fR\x05proof\"@\n" +
@@ -4217,7 +4307,7 @@ func file_plugin_proto_rawDescGZIP() []byte {
 	return file_plugin_proto_rawDescData
 }
 
-var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_plugin_proto_goTypes = []any{
 	(*Error)(nil),                // 0: codexchange.plugin.v1.Error
 	(*StartRequest)(nil),         // 1: codexchange.plugin.v1.StartRequest
@@ -4237,55 +4327,56 @@ var file_plugin_proto_goTypes = []any{
 	(*RunRequest)(nil),           // 15: codexchange.plugin.v1.RunRequest
 	(*RunReply)(nil),             // 16: codexchange.plugin.v1.RunReply
 	(*Result)(nil),               // 17: codexchange.plugin.v1.Result
-	(*BlockResult)(nil),          // 18: codexchange.plugin.v1.BlockResult
-	(*DoneResult)(nil),           // 19: codexchange.plugin.v1.DoneResult
-	(*StatRequest)(nil),          // 20: codexchange.plugin.v1.StatRequest
-	(*StatReply)(nil),            // 21: codexchange.plugin.v1.StatReply
-	(*WantlistRequest)(nil),      // 22: codexchange.plugin.v1.WantlistRequest
-	(*WantlistReply)(nil),        // 23: codexchange.plugin.v1.WantlistReply
-	(*Address)(nil),              // 24: codexchange.plugin.v1.Address
-	(*LedgerRequest)(nil),        // 25: codexchange.plugin.v1.LedgerRequest
-	(*LedgerReply)(nil),          // 26: codexchange.plugin.v1.LedgerReply
-	(*PingRequest)(nil),          // 27: codexchange.plugin.v1.PingRequest
-	(*PingReply)(nil),            // 28: codexchange.plugin.v1.PingReply
-	(*StopRequest)(nil),          // 29: codexchange.plugin.v1.StopRequest
-	(*StopReply)(nil),            // 30: codexchange.plugin.v1.StopReply
-	(*EventsRequest)(nil),        // 31: codexchange.plugin.v1.EventsRequest
-	(*Event)(nil),                // 32: codexchange.plugin.v1.Event
-	(*PeerState)(nil),            // 33: codexchange.plugin.v1.PeerState
-	(*Connection)(nil),           // 34: codexchange.plugin.v1.Connection
-	(*Inbound)(nil),              // 35: codexchange.plugin.v1.Inbound
-	(*Synced)(nil),               // 36: codexchange.plugin.v1.Synced
-	(*HandleRequest)(nil),        // 37: codexchange.plugin.v1.HandleRequest
-	(*HandleReply)(nil),          // 38: codexchange.plugin.v1.HandleReply
-	(*UnhandleRequest)(nil),      // 39: codexchange.plugin.v1.UnhandleRequest
-	(*UnhandleReply)(nil),        // 40: codexchange.plugin.v1.UnhandleReply
-	(*OpenStreamRequest)(nil),    // 41: codexchange.plugin.v1.OpenStreamRequest
-	(*OpenStreamReply)(nil),      // 42: codexchange.plugin.v1.OpenStreamReply
-	(*ConnectRequest)(nil),       // 43: codexchange.plugin.v1.ConnectRequest
-	(*ConnectReply)(nil),         // 44: codexchange.plugin.v1.ConnectReply
-	(*ValueRequest)(nil),         // 45: codexchange.plugin.v1.ValueRequest
-	(*PeerValue)(nil),            // 46: codexchange.plugin.v1.PeerValue
-	(*ValueReply)(nil),           // 47: codexchange.plugin.v1.ValueReply
-	(*SizesRequest)(nil),         // 48: codexchange.plugin.v1.SizesRequest
-	(*SizesReply)(nil),           // 49: codexchange.plugin.v1.SizesReply
-	(*ReadRequest)(nil),          // 50: codexchange.plugin.v1.ReadRequest
-	(*ReadReply)(nil),            // 51: codexchange.plugin.v1.ReadReply
-	(*LeavesRequest)(nil),        // 52: codexchange.plugin.v1.LeavesRequest
-	(*LeavesReply)(nil),          // 53: codexchange.plugin.v1.LeavesReply
-	(*Leaf)(nil),                 // 54: codexchange.plugin.v1.Leaf
-	(*FindProvidersRequest)(nil), // 55: codexchange.plugin.v1.FindProvidersRequest
-	(*FindProvidersReply)(nil),   // 56: codexchange.plugin.v1.FindProvidersReply
-	(*ProvideRequest)(nil),       // 57: codexchange.plugin.v1.ProvideRequest
-	(*ProvideReply)(nil),         // 58: codexchange.plugin.v1.ProvideReply
-	(*Error_Fault)(nil),          // 59: codexchange.plugin.v1.Error.Fault
-	(*Error_StreamReset)(nil),    // 60: codexchange.plugin.v1.Error.StreamReset
-	nil,                          // 61: codexchange.plugin.v1.StatReply.MoreEntry
-	nil,                          // 62: codexchange.plugin.v1.LedgerReply.MoreEntry
+	(*Returned)(nil),             // 18: codexchange.plugin.v1.Returned
+	(*BlockResult)(nil),          // 19: codexchange.plugin.v1.BlockResult
+	(*DoneResult)(nil),           // 20: codexchange.plugin.v1.DoneResult
+	(*StatRequest)(nil),          // 21: codexchange.plugin.v1.StatRequest
+	(*StatReply)(nil),            // 22: codexchange.plugin.v1.StatReply
+	(*WantlistRequest)(nil),      // 23: codexchange.plugin.v1.WantlistRequest
+	(*WantlistReply)(nil),        // 24: codexchange.plugin.v1.WantlistReply
+	(*Address)(nil),              // 25: codexchange.plugin.v1.Address
+	(*LedgerRequest)(nil),        // 26: codexchange.plugin.v1.LedgerRequest
+	(*LedgerReply)(nil),          // 27: codexchange.plugin.v1.LedgerReply
+	(*PingRequest)(nil),          // 28: codexchange.plugin.v1.PingRequest
+	(*PingReply)(nil),            // 29: codexchange.plugin.v1.PingReply
+	(*StopRequest)(nil),          // 30: codexchange.plugin.v1.StopRequest
+	(*StopReply)(nil),            // 31: codexchange.plugin.v1.StopReply
+	(*EventsRequest)(nil),        // 32: codexchange.plugin.v1.EventsRequest
+	(*Event)(nil),                // 33: codexchange.plugin.v1.Event
+	(*PeerState)(nil),            // 34: codexchange.plugin.v1.PeerState
+	(*Connection)(nil),           // 35: codexchange.plugin.v1.Connection
+	(*Inbound)(nil),              // 36: codexchange.plugin.v1.Inbound
+	(*Synced)(nil),               // 37: codexchange.plugin.v1.Synced
+	(*HandleRequest)(nil),        // 38: codexchange.plugin.v1.HandleRequest
+	(*HandleReply)(nil),          // 39: codexchange.plugin.v1.HandleReply
+	(*UnhandleRequest)(nil),      // 40: codexchange.plugin.v1.UnhandleRequest
+	(*UnhandleReply)(nil),        // 41: codexchange.plugin.v1.UnhandleReply
+	(*OpenStreamRequest)(nil),    // 42: codexchange.plugin.v1.OpenStreamRequest
+	(*OpenStreamReply)(nil),      // 43: codexchange.plugin.v1.OpenStreamReply
+	(*ConnectRequest)(nil),       // 44: codexchange.plugin.v1.ConnectRequest
+	(*ConnectReply)(nil),         // 45: codexchange.plugin.v1.ConnectReply
+	(*ValueRequest)(nil),         // 46: codexchange.plugin.v1.ValueRequest
+	(*PeerValue)(nil),            // 47: codexchange.plugin.v1.PeerValue
+	(*ValueReply)(nil),           // 48: codexchange.plugin.v1.ValueReply
+	(*SizesRequest)(nil),         // 49: codexchange.plugin.v1.SizesRequest
+	(*SizesReply)(nil),           // 50: codexchange.plugin.v1.SizesReply
+	(*ReadRequest)(nil),          // 51: codexchange.plugin.v1.ReadRequest
+	(*ReadReply)(nil),            // 52: codexchange.plugin.v1.ReadReply
+	(*LeavesRequest)(nil),        // 53: codexchange.plugin.v1.LeavesRequest
+	(*LeavesReply)(nil),          // 54: codexchange.plugin.v1.LeavesReply
+	(*Leaf)(nil),                 // 55: codexchange.plugin.v1.Leaf
+	(*FindProvidersRequest)(nil), // 56: codexchange.plugin.v1.FindProvidersRequest
+	(*FindProvidersReply)(nil),   // 57: codexchange.plugin.v1.FindProvidersReply
+	(*ProvideRequest)(nil),       // 58: codexchange.plugin.v1.ProvideRequest
+	(*ProvideReply)(nil),         // 59: codexchange.plugin.v1.ProvideReply
+	(*Error_Fault)(nil),          // 60: codexchange.plugin.v1.Error.Fault
+	(*Error_StreamReset)(nil),    // 61: codexchange.plugin.v1.Error.StreamReset
+	nil,                          // 62: codexchange.plugin.v1.StatReply.MoreEntry
+	nil,                          // 63: codexchange.plugin.v1.LedgerReply.MoreEntry
 }
 var file_plugin_proto_depIdxs = []int32{
-	59, // 0: codexchange.plugin.v1.Error.fault:type_name -> codexchange.plugin.v1.Error.Fault
-	60, // 1: codexchange.plugin.v1.Error.stream_reset:type_name -> codexchange.plugin.v1.Error.StreamReset
+	60, // 0: codexchange.plugin.v1.Error.fault:type_name -> codexchange.plugin.v1.Error.Fault
+	61, // 1: codexchange.plugin.v1.Error.stream_reset:type_name -> codexchange.plugin.v1.Error.StreamReset
 	0,  // 2: codexchange.plugin.v1.Error.causes:type_name -> codexchange.plugin.v1.Error
 	2,  // 3: codexchange.plugin.v1.StartRequest.inbound:type_name -> codexchange.plugin.v1.Memory
 	2,  // 4: codexchange.plugin.v1.StartRequest.outbound:type_name -> codexchange.plugin.v1.Memory
@@ -4301,67 +4392,68 @@ var file_plugin_proto_depIdxs = []int32{
 	7,  // 14: codexchange.plugin.v1.WantLeaves.trace:type_name -> codexchange.plugin.v1.Trace
 	13, // 15: codexchange.plugin.v1.Stored.blocks:type_name -> codexchange.plugin.v1.StoredBlock
 	8,  // 16: codexchange.plugin.v1.StoredLeaves.ranges:type_name -> codexchange.plugin.v1.Range
-	18, // 17: codexchange.plugin.v1.Result.block:type_name -> codexchange.plugin.v1.BlockResult
-	18, // 18: codexchange.plugin.v1.Result.held:type_name -> codexchange.plugin.v1.BlockResult
-	19, // 19: codexchange.plugin.v1.Result.done:type_name -> codexchange.plugin.v1.DoneResult
-	0,  // 20: codexchange.plugin.v1.DoneResult.error:type_name -> codexchange.plugin.v1.Error
-	61, // 21: codexchange.plugin.v1.StatReply.more:type_name -> codexchange.plugin.v1.StatReply.MoreEntry
-	24, // 22: codexchange.plugin.v1.WantlistReply.wants:type_name -> codexchange.plugin.v1.Address
-	62, // 23: codexchange.plugin.v1.LedgerReply.more:type_name -> codexchange.plugin.v1.LedgerReply.MoreEntry
-	0,  // 24: codexchange.plugin.v1.StopReply.error:type_name -> codexchange.plugin.v1.Error
-	33, // 25: codexchange.plugin.v1.Event.peer:type_name -> codexchange.plugin.v1.PeerState
-	35, // 26: codexchange.plugin.v1.Event.inbound:type_name -> codexchange.plugin.v1.Inbound
-	36, // 27: codexchange.plugin.v1.Event.synced:type_name -> codexchange.plugin.v1.Synced
-	34, // 28: codexchange.plugin.v1.PeerState.connections:type_name -> codexchange.plugin.v1.Connection
-	0,  // 29: codexchange.plugin.v1.OpenStreamReply.error:type_name -> codexchange.plugin.v1.Error
-	0,  // 30: codexchange.plugin.v1.ConnectReply.error:type_name -> codexchange.plugin.v1.Error
-	46, // 31: codexchange.plugin.v1.ValueRequest.values:type_name -> codexchange.plugin.v1.PeerValue
-	0,  // 32: codexchange.plugin.v1.SizesReply.error:type_name -> codexchange.plugin.v1.Error
-	0,  // 33: codexchange.plugin.v1.ReadReply.error:type_name -> codexchange.plugin.v1.Error
-	54, // 34: codexchange.plugin.v1.LeavesReply.leaves:type_name -> codexchange.plugin.v1.Leaf
-	0,  // 35: codexchange.plugin.v1.LeavesReply.error:type_name -> codexchange.plugin.v1.Error
-	0,  // 36: codexchange.plugin.v1.ProvideReply.error:type_name -> codexchange.plugin.v1.Error
-	1,  // 37: codexchange.plugin.v1.Exchange.Start:input_type -> codexchange.plugin.v1.StartRequest
-	15, // 38: codexchange.plugin.v1.Exchange.Run:input_type -> codexchange.plugin.v1.RunRequest
-	20, // 39: codexchange.plugin.v1.Exchange.Stat:input_type -> codexchange.plugin.v1.StatRequest
-	22, // 40: codexchange.plugin.v1.Exchange.Wantlist:input_type -> codexchange.plugin.v1.WantlistRequest
-	25, // 41: codexchange.plugin.v1.Exchange.Ledger:input_type -> codexchange.plugin.v1.LedgerRequest
-	27, // 42: codexchange.plugin.v1.Exchange.Ping:input_type -> codexchange.plugin.v1.PingRequest
-	29, // 43: codexchange.plugin.v1.Exchange.Stop:input_type -> codexchange.plugin.v1.StopRequest
-	31, // 44: codexchange.plugin.v1.Host.Events:input_type -> codexchange.plugin.v1.EventsRequest
-	37, // 45: codexchange.plugin.v1.Host.Handle:input_type -> codexchange.plugin.v1.HandleRequest
-	39, // 46: codexchange.plugin.v1.Host.Unhandle:input_type -> codexchange.plugin.v1.UnhandleRequest
-	41, // 47: codexchange.plugin.v1.Host.OpenStream:input_type -> codexchange.plugin.v1.OpenStreamRequest
-	43, // 48: codexchange.plugin.v1.Host.Connect:input_type -> codexchange.plugin.v1.ConnectRequest
-	45, // 49: codexchange.plugin.v1.Host.Value:input_type -> codexchange.plugin.v1.ValueRequest
-	48, // 50: codexchange.plugin.v1.Host.Sizes:input_type -> codexchange.plugin.v1.SizesRequest
-	50, // 51: codexchange.plugin.v1.Host.Read:input_type -> codexchange.plugin.v1.ReadRequest
-	52, // 52: codexchange.plugin.v1.Host.Leaves:input_type -> codexchange.plugin.v1.LeavesRequest
-	55, // 53: codexchange.plugin.v1.Host.FindProviders:input_type -> codexchange.plugin.v1.FindProvidersRequest
-	57, // 54: codexchange.plugin.v1.Host.Provide:input_type -> codexchange.plugin.v1.ProvideRequest
-	3,  // 55: codexchange.plugin.v1.Exchange.Start:output_type -> codexchange.plugin.v1.StartReply
-	16, // 56: codexchange.plugin.v1.Exchange.Run:output_type -> codexchange.plugin.v1.RunReply
-	21, // 57: codexchange.plugin.v1.Exchange.Stat:output_type -> codexchange.plugin.v1.StatReply
-	23, // 58: codexchange.plugin.v1.Exchange.Wantlist:output_type -> codexchange.plugin.v1.WantlistReply
-	26, // 59: codexchange.plugin.v1.Exchange.Ledger:output_type -> codexchange.plugin.v1.LedgerReply
-	28, // 60: codexchange.plugin.v1.Exchange.Ping:output_type -> codexchange.plugin.v1.PingReply
-	30, // 61: codexchange.plugin.v1.Exchange.Stop:output_type -> codexchange.plugin.v1.StopReply
-	32, // 62: codexchange.plugin.v1.Host.Events:output_type -> codexchange.plugin.v1.Event
-	38, // 63: codexchange.plugin.v1.Host.Handle:output_type -> codexchange.plugin.v1.HandleReply
-	40, // 64: codexchange.plugin.v1.Host.Unhandle:output_type -> codexchange.plugin.v1.UnhandleReply
-	42, // 65: codexchange.plugin.v1.Host.OpenStream:output_type -> codexchange.plugin.v1.OpenStreamReply
-	44, // 66: codexchange.plugin.v1.Host.Connect:output_type -> codexchange.plugin.v1.ConnectReply
-	47, // 67: codexchange.plugin.v1.Host.Value:output_type -> codexchange.plugin.v1.ValueReply
-	49, // 68: codexchange.plugin.v1.Host.Sizes:output_type -> codexchange.plugin.v1.SizesReply
-	51, // 69: codexchange.plugin.v1.Host.Read:output_type -> codexchange.plugin.v1.ReadReply
-	53, // 70: codexchange.plugin.v1.Host.Leaves:output_type -> codexchange.plugin.v1.LeavesReply
-	56, // 71: codexchange.plugin.v1.Host.FindProviders:output_type -> codexchange.plugin.v1.FindProvidersReply
-	58, // 72: codexchange.plugin.v1.Host.Provide:output_type -> codexchange.plugin.v1.ProvideReply
-	55, // [55:73] is the sub-list for method output_type
-	37, // [37:55] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	19, // 17: codexchange.plugin.v1.Result.block:type_name -> codexchange.plugin.v1.BlockResult
+	19, // 18: codexchange.plugin.v1.Result.held:type_name -> codexchange.plugin.v1.BlockResult
+	20, // 19: codexchange.plugin.v1.Result.done:type_name -> codexchange.plugin.v1.DoneResult
+	18, // 20: codexchange.plugin.v1.Result.returned:type_name -> codexchange.plugin.v1.Returned
+	0,  // 21: codexchange.plugin.v1.DoneResult.error:type_name -> codexchange.plugin.v1.Error
+	62, // 22: codexchange.plugin.v1.StatReply.more:type_name -> codexchange.plugin.v1.StatReply.MoreEntry
+	25, // 23: codexchange.plugin.v1.WantlistReply.wants:type_name -> codexchange.plugin.v1.Address
+	63, // 24: codexchange.plugin.v1.LedgerReply.more:type_name -> codexchange.plugin.v1.LedgerReply.MoreEntry
+	0,  // 25: codexchange.plugin.v1.StopReply.error:type_name -> codexchange.plugin.v1.Error
+	34, // 26: codexchange.plugin.v1.Event.peer:type_name -> codexchange.plugin.v1.PeerState
+	36, // 27: codexchange.plugin.v1.Event.inbound:type_name -> codexchange.plugin.v1.Inbound
+	37, // 28: codexchange.plugin.v1.Event.synced:type_name -> codexchange.plugin.v1.Synced
+	35, // 29: codexchange.plugin.v1.PeerState.connections:type_name -> codexchange.plugin.v1.Connection
+	0,  // 30: codexchange.plugin.v1.OpenStreamReply.error:type_name -> codexchange.plugin.v1.Error
+	0,  // 31: codexchange.plugin.v1.ConnectReply.error:type_name -> codexchange.plugin.v1.Error
+	47, // 32: codexchange.plugin.v1.ValueRequest.values:type_name -> codexchange.plugin.v1.PeerValue
+	0,  // 33: codexchange.plugin.v1.SizesReply.error:type_name -> codexchange.plugin.v1.Error
+	0,  // 34: codexchange.plugin.v1.ReadReply.error:type_name -> codexchange.plugin.v1.Error
+	55, // 35: codexchange.plugin.v1.LeavesReply.leaves:type_name -> codexchange.plugin.v1.Leaf
+	0,  // 36: codexchange.plugin.v1.LeavesReply.error:type_name -> codexchange.plugin.v1.Error
+	0,  // 37: codexchange.plugin.v1.ProvideReply.error:type_name -> codexchange.plugin.v1.Error
+	1,  // 38: codexchange.plugin.v1.Exchange.Start:input_type -> codexchange.plugin.v1.StartRequest
+	15, // 39: codexchange.plugin.v1.Exchange.Run:input_type -> codexchange.plugin.v1.RunRequest
+	21, // 40: codexchange.plugin.v1.Exchange.Stat:input_type -> codexchange.plugin.v1.StatRequest
+	23, // 41: codexchange.plugin.v1.Exchange.Wantlist:input_type -> codexchange.plugin.v1.WantlistRequest
+	26, // 42: codexchange.plugin.v1.Exchange.Ledger:input_type -> codexchange.plugin.v1.LedgerRequest
+	28, // 43: codexchange.plugin.v1.Exchange.Ping:input_type -> codexchange.plugin.v1.PingRequest
+	30, // 44: codexchange.plugin.v1.Exchange.Stop:input_type -> codexchange.plugin.v1.StopRequest
+	32, // 45: codexchange.plugin.v1.Host.Events:input_type -> codexchange.plugin.v1.EventsRequest
+	38, // 46: codexchange.plugin.v1.Host.Handle:input_type -> codexchange.plugin.v1.HandleRequest
+	40, // 47: codexchange.plugin.v1.Host.Unhandle:input_type -> codexchange.plugin.v1.UnhandleRequest
+	42, // 48: codexchange.plugin.v1.Host.OpenStream:input_type -> codexchange.plugin.v1.OpenStreamRequest
+	44, // 49: codexchange.plugin.v1.Host.Connect:input_type -> codexchange.plugin.v1.ConnectRequest
+	46, // 50: codexchange.plugin.v1.Host.Value:input_type -> codexchange.plugin.v1.ValueRequest
+	49, // 51: codexchange.plugin.v1.Host.Sizes:input_type -> codexchange.plugin.v1.SizesRequest
+	51, // 52: codexchange.plugin.v1.Host.Read:input_type -> codexchange.plugin.v1.ReadRequest
+	53, // 53: codexchange.plugin.v1.Host.Leaves:input_type -> codexchange.plugin.v1.LeavesRequest
+	56, // 54: codexchange.plugin.v1.Host.FindProviders:input_type -> codexchange.plugin.v1.FindProvidersRequest
+	58, // 55: codexchange.plugin.v1.Host.Provide:input_type -> codexchange.plugin.v1.ProvideRequest
+	3,  // 56: codexchange.plugin.v1.Exchange.Start:output_type -> codexchange.plugin.v1.StartReply
+	16, // 57: codexchange.plugin.v1.Exchange.Run:output_type -> codexchange.plugin.v1.RunReply
+	22, // 58: codexchange.plugin.v1.Exchange.Stat:output_type -> codexchange.plugin.v1.StatReply
+	24, // 59: codexchange.plugin.v1.Exchange.Wantlist:output_type -> codexchange.plugin.v1.WantlistReply
+	27, // 60: codexchange.plugin.v1.Exchange.Ledger:output_type -> codexchange.plugin.v1.LedgerReply
+	29, // 61: codexchange.plugin.v1.Exchange.Ping:output_type -> codexchange.plugin.v1.PingReply
+	31, // 62: codexchange.plugin.v1.Exchange.Stop:output_type -> codexchange.plugin.v1.StopReply
+	33, // 63: codexchange.plugin.v1.Host.Events:output_type -> codexchange.plugin.v1.Event
+	39, // 64: codexchange.plugin.v1.Host.Handle:output_type -> codexchange.plugin.v1.HandleReply
+	41, // 65: codexchange.plugin.v1.Host.Unhandle:output_type -> codexchange.plugin.v1.UnhandleReply
+	43, // 66: codexchange.plugin.v1.Host.OpenStream:output_type -> codexchange.plugin.v1.OpenStreamReply
+	45, // 67: codexchange.plugin.v1.Host.Connect:output_type -> codexchange.plugin.v1.ConnectReply
+	48, // 68: codexchange.plugin.v1.Host.Value:output_type -> codexchange.plugin.v1.ValueReply
+	50, // 69: codexchange.plugin.v1.Host.Sizes:output_type -> codexchange.plugin.v1.SizesReply
+	52, // 70: codexchange.plugin.v1.Host.Read:output_type -> codexchange.plugin.v1.ReadReply
+	54, // 71: codexchange.plugin.v1.Host.Leaves:output_type -> codexchange.plugin.v1.LeavesReply
+	57, // 72: codexchange.plugin.v1.Host.FindProviders:output_type -> codexchange.plugin.v1.FindProvidersReply
+	59, // 73: codexchange.plugin.v1.Host.Provide:output_type -> codexchange.plugin.v1.ProvideReply
+	56, // [56:74] is the sub-list for method output_type
+	38, // [38:56] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_plugin_proto_init() }
@@ -4390,14 +4482,15 @@ func file_plugin_proto_init() {
 		(*Result_Block)(nil),
 		(*Result_Held)(nil),
 		(*Result_Done)(nil),
+		(*Result_Returned)(nil),
 	}
-	file_plugin_proto_msgTypes[27].OneofWrappers = []any{}
-	file_plugin_proto_msgTypes[32].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[28].OneofWrappers = []any{}
+	file_plugin_proto_msgTypes[33].OneofWrappers = []any{
 		(*Event_Peer)(nil),
 		(*Event_Inbound)(nil),
 		(*Event_Synced)(nil),
 	}
-	file_plugin_proto_msgTypes[46].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[47].OneofWrappers = []any{
 		(*PeerValue_Value)(nil),
 		(*PeerValue_Untag)(nil),
 		(*PeerValue_Protect)(nil),
@@ -4408,7 +4501,7 @@ func file_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_proto_rawDesc), len(file_plugin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   63,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -21,7 +21,7 @@ func BenchmarkGetBlocks(b *testing.B) {
 		c, inMemory := newClient(b, ClientOptions{}), newClient(b, ClientOptions{})
 		serve(b, c, m.Exchange(1), nil)
 		ours, its := shared(b, memory.Outbound)
-		serveShared(b, inMemory, m.Exchange(1), nil, ours, its)
+		serveShared(b, inMemory, m.Exchange(1), nil, Shared{Outbound: ours}, Instance{Outbound: its})
 		for name, x := range map[string]exchange{"inline": c, "memory": inMemory, "direct": nil} {
 			b.Run(fmt.Sprintf("%s/%d", name, size), func(b *testing.B) {
 				b.SetBytes(int64(n * size))

@@ -95,6 +95,7 @@ type Counters struct {
 	Incarnations uint64 // calls of Run
 	Results      uint64 // blocks that came from the plugin and were wanted
 	Bytes        uint64 // of them
+	InPlace      uint64 // of Bytes: they were named where streams had brought them
 	Held         uint64 // of Results: named, for the host has them
 	Skipped      uint64 // blocks from the plugin that nobody waited for any more
 	SkippedBytes uint64 // of them

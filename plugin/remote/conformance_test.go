@@ -27,7 +27,7 @@ func TestConformance(t *testing.T) {
 					if is.shared {
 						ours, its = shared(t, 256<<10)
 					}
-					p := serveShared(t, c, m.Exchange(i), store.Get, ours, its)
+					p := serveShared(t, c, m.Exchange(i), store.Get, Shared{Outbound: ours}, Instance{Outbound: its})
 					// It has no ID, for a mesh does not tell what peers ask for.
 					g.Nodes = append(g.Nodes, exchangetest.Node{Exchange: c.Exchange(p.caps.Leaves), Blockstore: store})
 				}

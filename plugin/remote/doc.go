@@ -38,7 +38,15 @@
 //
 // # Payload in memory
 //
-// The plugin may be offered memory that both share (package memory). It is a ring,
+// Streams may bring bytes to the plugin in memory of the host's ([Instance].Inbound), and
+// an exchange may leave blocks where they were brought (package lent). The head of such a
+// result says where they are, in parts; small parts that are elsewhere follow the head. The
+// host copies the block out of its own memory. What the plugin has done with goes
+// back by name (Result.returned), behind the results that need it in the order of the
+// frames, so nobody has to say that he has read something. It waits a millisecond for
+// results to go with. See write.go.
+//
+// For other blocks the plugin may be offered memory of its own (Outbound). It is a ring,
 // and belongs to who writes results in the plugin, and who reads them in the host.
 // Payload of more than 16 KiB and up to a quarter of the ring is copied into it, and
 // the head of the result says where; everything else follows its head as ever, and
@@ -80,7 +88,7 @@
 //
 // client.go and request.go are the exchange as its callers see it; run.go is an
 // incarnation; ask.go what can be asked beside blocks. server.go is the other
-// side, serve.go its requests, jobs.go what the exchange is told was stored, stored.go
+// side, serve.go its requests, write.go how results are written, jobs.go what the exchange is told was stored, stored.go
 // the blocks of that. frame.go is the format of commands and results, ring.go the
 // memory beside it.
 package remote

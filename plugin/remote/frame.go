@@ -2,15 +2,18 @@ package remote
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/ipfs/go-cid"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/plugin/memory"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -35,16 +38,27 @@ type result struct {
 	request uint64
 	kind    resultKind
 	size    int  // of the payload, bytes
-	memory  bool // the payload is in shared memory, at offset
+	memory  bool // the payload is in outbound memory, at offset
 	offset  uint64
+	parts   []part // of the payload, in inbound memory but for inline bytes of it
+	inline  int
 	cid     cid.Cid
 
 	root  cid.Cid // of a leaf only
 	index uint64
 	proof []byte
 
-	err error // of done, if any
+	err     error    // of done, if any
+	regions []uint64 // that are returned
 }
+
+// A part is a range of inbound memory, or of what follows the head.
+type part struct {
+	offset uint64 // inlinePart if it follows the head
+	size   int
+}
+
+const inlinePart = math.MaxUint64
 
 type resultKind uint8
 
@@ -53,6 +67,7 @@ const (
 	blockResult
 	heldResult
 	doneResult
+	returnedResult
 )
 
 // cost is what a block costs of its request's credit.
@@ -65,6 +80,9 @@ type frameReader struct {
 	ring  *ringReader // nil if no memory is shared
 	count int         // frames begun
 	head  []byte
+
+	inbound  *memory.Memory // nil if none is shared
+	returned func([]uint64) error
 }
 
 func newFrameReader(r io.Reader) *frameReader {
@@ -111,14 +129,43 @@ func parseResult(m *pb.Result) (res result, err error) {
 		}
 		res.kind, res.size = blockResult, int(what.Block.GetSize())
 		res.memory, res.offset = what.Block.GetInMemory(), what.Block.GetOffset()
+		if err := res.parseParts(what.Block); err != nil {
+			return res, err
+		}
 		return res, res.parseBlock(what.Block)
 	case *pb.Result_Held:
 		res.kind = heldResult
 		return res, res.parseBlock(what.Held)
 	case *pb.Result_Done:
 		res.kind, res.err = doneResult, what.Done.GetError().Err()
+	case *pb.Result_Returned:
+		res.kind, res.regions = returnedResult, what.Returned.GetRegions()
 	}
 	return res, nil
+}
+
+// parseParts reads where the payload is in inbound memory, if it is there.
+func (res *result) parseParts(m *pb.BlockResult) error {
+	offsets, sizes := m.GetPartOffsets(), m.GetPartSizes()
+	if len(offsets) != len(sizes) {
+		return fmt.Errorf("payload has %d offsets of parts and %d sizes, want as many", len(offsets), len(sizes))
+	}
+	if len(offsets) == 0 {
+		return nil
+	}
+	sum := uint64(0)
+	res.parts = make([]part, len(offsets))
+	for i, at := range offsets {
+		res.parts[i] = part{at, int(sizes[i])}
+		sum += uint64(sizes[i])
+		if at == inlinePart {
+			res.inline += int(sizes[i])
+		}
+	}
+	if sum != uint64(res.size) {
+		return fmt.Errorf("payload is %d bytes and its parts are %d, want as many", res.size, sum)
+	}
+	return nil
 }
 
 func (res *result) parseBlock(m *pb.BlockResult) (err error) {
@@ -148,6 +195,9 @@ func parseCID(b []byte) (cid.Cid, error) {
 
 // payload reads the payload of the frame into memory of its own.
 func (f *frameReader) payload(res result) ([]byte, error) {
+	if len(res.parts) > 0 {
+		return f.join(res)
+	}
 	if !res.memory {
 		data := make([]byte, res.size)
 		if _, err := io.ReadFull(f.r, data); err != nil {
@@ -167,8 +217,48 @@ func (f *frameReader) payload(res result) ([]byte, error) {
 	return data, nil
 }
 
+// join copies the parts of a payload together.
+func (f *frameReader) join(res result) ([]byte, error) {
+	inline := make([]byte, res.inline)
+	if _, err := io.ReadFull(f.r, inline); err != nil {
+		return nil, cut(err)
+	}
+	if f.inbound == nil {
+		return nil, f.malformed(errors.New("payload is in inbound memory, and none is shared"))
+	}
+	if !f.inbound.Hold() {
+		return nil, errs.E(errs.Closed, errs.Ours, "read results", "shared memory", nil)
+	}
+	defer f.inbound.Release()
+	pieces := make([][]byte, len(res.parts))
+	for i, p := range res.parts {
+		if p.offset == inlinePart {
+			pieces[i], inline = inline[:p.size], inline[p.size:]
+			continue
+		}
+		if !f.inbound.Contains(p.offset, p.size) {
+			return nil, f.malformed(fmt.Errorf("part %d of the payload is %d bytes at %d, and the memory has %d", i, p.size, p.offset, f.inbound.Size()))
+		}
+		pieces[i] = f.inbound.Bytes(int(p.offset), p.size)
+	}
+	b := bytes.Join(pieces, nil) // which clears nothing first
+	return b[:len(b):len(b)], nil
+}
+
+// takeBack takes what the plugin returns.
+func (f *frameReader) takeBack(regions []uint64) error {
+	if f.inbound == nil {
+		return errors.New("regions of inbound memory are returned, and none is shared")
+	}
+	return f.returned(regions)
+}
+
 // skip passes over the payload.
 func (f *frameReader) skip(res result) error {
+	if len(res.parts) > 0 {
+		_, err := f.r.Discard(res.inline)
+		return cut(err)
+	}
 	if !res.memory {
 		_, err := f.r.Discard(res.size)
 		return cut(err)

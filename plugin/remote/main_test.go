@@ -148,17 +148,18 @@ func shared(t testing.TB, size int) (host, plugin *memory.Memory) {
 // serve runs a plugin with the exchange x for the client.
 func serve(t testing.TB, c *Client, x boxo.Interface, read func(context.Context, cid.Cid) (blocks.Block, error)) *plugin {
 	t.Helper()
-	return serveShared(t, c, x, read, nil, nil)
+	return serveShared(t, c, x, read, Shared{}, Instance{})
 }
 
-// serveShared is serve with memory for results.
-func serveShared(t testing.TB, c *Client, x boxo.Interface, read func(context.Context, cid.Cid) (blocks.Block, error), ours, its *memory.Memory) *plugin {
+// serveShared is serve with memory, as the host and the plugin have it.
+func serveShared(t testing.TB, c *Client, x boxo.Interface, read func(context.Context, cid.Cid) (blocks.Block, error), ours Shared, its Instance) *plugin {
 	t.Helper()
 	host, far := socketPair(t)
 	p := &plugin{results: far}
 	p.server = NewServer(ServerOptions{
 		Open: func(context.Context, *pb.StartRequest) (*Instance, error) {
-			return &Instance{Exchange: x, Results: far, Outbound: its, Read: read}, nil
+			its.Exchange, its.Results, its.Read = x, far, read
+			return &its, nil
 		},
 		Version: "test",
 		Usage:   func() (time.Duration, uint64) { return testCPU, testMemory },

@@ -47,7 +47,7 @@ func TestResultsInMemory(t *testing.T) {
 	for _, verify := range []bool{false, true} {
 		ours, its := shared(t, testRing)
 		c := newClient(t, ClientOptions{Verify: verify})
-		p := serveShared(t, c, seeded(t, list), nil, ours, its)
+		p := serveShared(t, c, seeded(t, list), nil, Shared{Outbound: ours}, Instance{Outbound: its})
 		if !p.caps.Outbound {
 			t.Error("the plugin does not say that it has mapped the memory")
 		}
@@ -85,7 +85,7 @@ func TestHostSaysHowFar(t *testing.T) {
 	list := makeBlocks(41, 5, 60_000)
 	ours, its := shared(t, testRing)
 	c := newClient(t, ClientOptions{})
-	s := scriptShared(t, c, ours)
+	s := scriptShared(t, c, Shared{Outbound: ours})
 	said := func(why string, want uint64) {
 		t.Helper()
 		for {
@@ -150,7 +150,7 @@ func TestHostileRing(t *testing.T) {
 					ours = nil
 				}
 				c := newClient(t, ClientOptions{Verify: true})
-				s := scriptShared(t, c, ours)
+				s := scriptShared(t, c, Shared{Outbound: ours})
 				got := getting(t, c, list[0])
 				n := s.next("the request").GetWant().GetRequest()
 				b := list[0]

@@ -48,16 +48,26 @@ type incarnation struct {
 	passed  uint64                // of the ring; 0 if there is nothing new
 }
 
+// Shared is the memory that the host shares with a plugin; nil where there is none.
+type Shared struct {
+	Outbound *memory.Memory // where the plugin puts payload of results
+	// Inbound is where streams bring bytes to the plugin, of which payload may be.
+	Inbound *memory.Memory
+	// Returned takes back regions of Inbound, by where they begin. Its error says
+	// that the plugin has broken the contract. It does not wait.
+	Returned func(regions []uint64) error
+}
+
 // Run serves one incarnation of the plugin, which has been started and has
 // answered with caps. Everything pending is sent to it first. Run returns when
 // ctx ends, with its cause, and when something fails: the error is of kind
 // errs.Crashed if the plugin is gone, and of kind errs.Malformed or errs.BadBlock
 // if it has broken the contract. It closes results. Some of the payload of results
-// is in outbound if that is not nil and the plugin has mapped it; it is the
-// caller's, and is used no more when Run returns. It calls up, unless that is nil,
+// is in the memory that is shared, which is the caller's, and is used no more when Run
+// returns. It calls up, unless that is nil,
 // as soon as questions to the plugin are answered. Only one Run is under way at a
 // time. Close does not end it, for the plugin may go on to serve peers.
-func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.StartReply, results io.ReadWriteCloser, outbound *memory.Memory, up func()) error {
+func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.StartReply, results io.ReadWriteCloser, shared Shared, up func()) error {
 	defer results.Close()
 	v := &incarnation{
 		plugin:  plugin,
@@ -97,8 +107,11 @@ func (c *Client) Run(ctx context.Context, plugin pb.ExchangeClient, caps *pb.Sta
 		results.Close() // ends a write
 	})
 	frames := newFrameReader(results)
-	if outbound != nil && caps.GetOutbound() {
-		frames.ring = &ringReader{m: outbound, tell: func(at uint64) { c.pass(v, at) }}
+	if shared.Outbound != nil && caps.GetOutbound() {
+		frames.ring = &ringReader{m: shared.Outbound, tell: func(at uint64) { c.pass(v, at) }}
+	}
+	if shared.Inbound != nil && caps.GetInbound() {
+		frames.inbound, frames.returned = shared.Inbound, shared.Returned
 	}
 	if err := c.receive(v, frames); !errors.Is(err, io.EOF) {
 		cancel(err)
@@ -434,6 +447,11 @@ func (c *Client) result(v *incarnation, f *frameReader, res result) error {
 	case doneResult:
 		c.done(v, res)
 		return nil
+	case returnedResult:
+		if err := f.takeBack(res.regions); err != nil {
+			return f.malformed(err)
+		}
+		return nil
 	case unknownResult:
 		return nil // of a later version: it is for somebody else
 	}
@@ -503,6 +521,9 @@ func (c *Client) deliver(v *incarnation, res result, b blocks.Block) {
 	}
 	c.counts.Results++
 	c.counts.Bytes += uint64(res.size)
+	if len(res.parts) > 0 {
+		c.counts.InPlace += uint64(res.size - res.inline)
+	}
 	if b == nil {
 		c.counts.Held++
 	}

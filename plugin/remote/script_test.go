@@ -18,7 +18,6 @@ import (
 
 	"github.com/codexchange/codexchange/exchange/errs"
 	"github.com/codexchange/codexchange/exchange/exchangetest"
-	"github.com/codexchange/codexchange/plugin/memory"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
@@ -57,11 +56,11 @@ func (s *scripted) read() {
 
 func script(t testing.TB, c *Client) *scripted {
 	t.Helper()
-	return scriptShared(t, c, nil)
+	return scriptShared(t, c, Shared{})
 }
 
-// scriptShared is script with memory for results, which the plugin has mapped.
-func scriptShared(t testing.TB, c *Client, outbound *memory.Memory) *scripted {
+// scriptShared is script with memory, which the plugin has mapped.
+func scriptShared(t testing.TB, c *Client, shared Shared) *scripted {
 	t.Helper()
 	host, far := socketPair(t)
 	s := &scripted{TB: t, commands: make(chan *pb.Command), stop: make(chan struct{}), results: far}
@@ -71,7 +70,7 @@ func scriptShared(t testing.TB, c *Client, outbound *memory.Memory) *scripted {
 	var err error
 	go func() {
 		defer close(done)
-		err = c.Run(ctx, rpc, &pb.StartReply{Outbound: outbound != nil}, host, outbound, nil)
+		err = c.Run(ctx, rpc, &pb.StartReply{Outbound: shared.Outbound != nil, Inbound: shared.Inbound != nil}, host, shared, nil)
 	}()
 	s.ended = later(func() error { <-done; return err })
 	read := make(chan struct{})

@@ -17,26 +17,20 @@ import (
 
 	"github.com/codexchange/codexchange/exchange/dataset"
 	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/exchange/lent"
 	"github.com/codexchange/codexchange/exchange/spans"
 	"github.com/codexchange/codexchange/exchange/wire"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
 
 const (
-	// batchSize is about how much is collected before results are written, bytes,
-	// if there is so much.
-	batchSize = 64 << 10
-	// smallPayload is up to which size a payload is copied beside its head rather
-	// than written by itself, bytes.
-	smallPayload = 16 << 10
-	// ringBatch is about how much payload is put into the ring before the host is
-	// told of it, bytes, if there is so much.
-	ringBatch = 512 << 10
 	// outLength is how many results wait for the writer. Each is a block of some
 	// request that has credit for it.
 	outLength = 64
-	// maxProof is the length of the longest proof that fits into a head, bytes.
-	maxProof = MaxHead - 4*MaxCID
+	// maxProof is the length of the longest proof that fits into a head, bytes, and
+	// maxParts how many parts of a payload do beside it.
+	maxProof = MaxHead/2 - 4*MaxCID
+	maxParts = 1024
 )
 
 // errStopped ends a serving in good order.
@@ -95,10 +89,12 @@ type sessionOf struct {
 	fetcher boxo.Fetcher
 }
 
-// A frame is one result to be written.
+// A frame is one result to be written. Its payload is in payload, or in what was lent,
+// but for small parts, which are in payload.
 type frame struct {
 	head    *pb.Result
 	payload []byte
+	lent    *lent.Data // freed when the frame is written; nil if there is none
 }
 
 func newServing(s *Server, i *Instance, ctx context.Context) *serving {
@@ -457,23 +453,34 @@ func (v *serving) pass(c *call, b blocks.Block, head *pb.BlockResult) error {
 	if leaf, ok := b.(dataset.LeafBlock); ok {
 		b = leaf.Block
 	}
+	size := 0 // of the payload
 	if lazy, ok := b.(*lazyBlock); ok && lazy.ctx == v.server.ctx {
 		head.Size = uint64(lazy.size)
 		f.head.What = &pb.Result_Held{Held: head}
 	} else {
-		f.payload = b.RawData()
+		if f.lent, f.payload = v.takeLent(b, head); f.lent != nil {
+			size = f.lent.Size()
+			defer func() {
+				if f.lent != nil {
+					f.lent.Free()
+				}
+			}()
+		} else {
+			f.payload = b.RawData()
+			size = len(f.payload)
+		}
 		// It may be a wrapper around a lazyBlock that cannot be read.
-		if len(f.payload) == 0 && !isEmpty(b.Cid()) {
+		if size == 0 && !isEmpty(b.Cid()) {
 			return errs.E(errs.Storage, errs.Ours, op, wire.CidString(b.Cid()), errors.New("the block has no bytes"))
 		}
-		head.Size = uint64(len(f.payload))
+		head.Size = uint64(size)
 		f.head.What = &pb.Result_Block{Block: head}
 	}
 	for _, l := range []struct {
 		what     string
 		got, max int
 	}{
-		{"block", len(f.payload), MaxBlock},
+		{"block", size, MaxBlock},
 		{"proof", len(head.Proof), maxProof},
 		{"cid", len(head.Cid), MaxCID},
 		{"root", len(head.Root), MaxCID},
@@ -482,10 +489,41 @@ func (v *serving) pass(c *call, b blocks.Block, head *pb.BlockResult) error {
 			return errs.E(errs.TooLarge, errs.Plugin, op, wire.CidString(b.Cid()), fmt.Errorf("%s is %d bytes, want at most %d", l.what, l.got, l.max))
 		}
 	}
-	if v.spend(c, cost(len(f.payload))) {
-		v.put(c, f)
+	if v.spend(c, cost(size)) && v.put(c, f) {
+		f.lent = nil // the writer's
 	}
 	return nil
+}
+
+// takeLent takes the bytes of a block where streams have brought them, if nearly all are
+// there, says so in the head of its result, and returns the rest; else data is nil.
+func (v *serving) takeLent(b blocks.Block, head *pb.BlockResult) (data *lent.Data, inline []byte) {
+	l, ok := b.(*lent.Block)
+	if !ok || v.instance.Inbound == nil {
+		return nil, nil
+	}
+	data = l.Take()
+	if data == nil {
+		return nil, nil
+	}
+	m, parts := v.instance.Inbound.Memory(), data.Parts()
+	offsets, sizes := make([]uint64, 0, len(parts)), make([]uint32, 0, len(parts))
+	for _, p := range parts {
+		at, ok := m.Offset(p.Bytes)
+		if ok {
+			offsets = append(offsets, uint64(at))
+		} else {
+			inline = append(inline, p.Bytes...)
+			offsets = append(offsets, inlinePart)
+		}
+		sizes = append(sizes, uint32(len(p.Bytes)))
+		if len(inline) > smallPayload || len(sizes) > maxParts {
+			l.Untake(data)
+			return nil, nil
+		}
+	}
+	head.PartOffsets, head.PartSizes = offsets, sizes
+	return data, inline
 }
 
 // isEmpty reports whether the block with no bytes has this CID.
@@ -494,84 +532,12 @@ func isEmpty(c cid.Cid) bool {
 	return err == nil && sum.Equals(c)
 }
 
-// put hands a result to the writer.
-func (v *serving) put(c *call, f frame) {
+// put hands a result to the writer; false if the request has ended.
+func (v *serving) put(c *call, f frame) bool {
 	select {
 	case v.out <- f:
+		return true
 	case <-c.ctx.Done():
-	}
-}
-
-// write writes results until Run ends. What is ready at the same time is written
-// together; nothing waits for more.
-func (v *serving) write() error {
-	buf := make([]byte, 0, 2*batchSize)
-	inRing := 0 // bytes in the ring that buf tells of
-	flush := func(payload []byte) error {
-		for _, b := range [][]byte{buf, payload} {
-			if len(b) == 0 {
-				continue
-			}
-			if _, err := v.instance.Results.Write(b); err != nil {
-				return errs.E(errs.Crashed, errs.Ours, "write results", "", err)
-			}
-		}
-		buf, inRing = buf[:0], 0
-		return nil
-	}
-	for {
-		var f frame
-		select {
-		case f = <-v.out:
-		case <-v.ctx.Done():
-			return nil
-		}
-		for more := true; more; {
-			if block := f.head.GetBlock(); block != nil && v.ring.takes(len(f.payload)) {
-				offset, err := v.toRing(f.payload, flush)
-				if err != nil {
-					return err
-				}
-				block.InMemory, block.Offset = true, offset
-				inRing += len(f.payload)
-				f.payload = nil
-			}
-			var err error
-			if buf, err = appendHead(buf, f.head); err != nil {
-				return errs.E(errs.TooLarge, errs.Plugin, "write results", "request "+strconv.FormatUint(f.head.Request, 10), err)
-			}
-			if small := len(f.payload) <= smallPayload; small {
-				buf = append(buf, f.payload...)
-				f.payload = nil
-			}
-			if f.payload == nil && len(buf) < batchSize && inRing < ringBatch {
-				select {
-				case f = <-v.out:
-					continue
-				default:
-				}
-			}
-			if err := flush(f.payload); err != nil {
-				return err
-			}
-			more = false
-		}
-	}
-}
-
-// toRing copies a payload into the ring, when there is room. The host makes room
-// only if it has been told of what is there, so that is written first.
-func (v *serving) toRing(payload []byte, flush func([]byte) error) (uint64, error) {
-	for {
-		offset, ok, err := v.ring.put(payload)
-		if ok || err != nil {
-			return offset, err
-		}
-		if err := flush(nil); err != nil {
-			return 0, err
-		}
-		if err := v.ring.wait(v.ctx.Done()); err != nil {
-			return 0, err
-		}
+		return false
 	}
 }

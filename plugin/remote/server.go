@@ -57,13 +57,26 @@ type Instance struct {
 	// Outbound is where large payload of results goes; nil: all of it goes to
 	// Results. It is not used any more when Close is called.
 	Outbound *memory.Memory
-	// Inbound says that streams use the memory that the host shares for them.
-	Inbound bool
+	// Inbound is what streams have been lent of the memory that the host shares for
+	// them; nil: none is shared.
+	Inbound Loans
 	// Read reads a block that the host's store has. nil: blocks that the exchange
 	// is told of have no bytes.
 	Read func(context.Context, cid.Cid) (blocks.Block, error)
 	// Close is called after the exchange has been closed. It may be nil.
 	Close func() error
+}
+
+// Loans are what a plugin has of memory that is the host's; see channel.Loans. Methods
+// may be called from any goroutine, but Take from one only.
+type Loans interface {
+	Memory() *memory.Memory
+	// Ready has room for one: there is something to take that was not there before.
+	Ready() <-chan struct{}
+	// Waiting is how many regions Take would give.
+	Waiting() int
+	// Take appends the offsets of those that were given back since.
+	Take(to []uint64) []uint64
 }
 
 type (
@@ -148,7 +161,7 @@ func (s *Server) start(ctx context.Context, req *pb.StartRequest) (*pb.StartRepl
 }
 
 func (i *Instance) capabilities(version string) *pb.StartReply {
-	r := &pb.StartReply{Version: version, Inbound: i.Inbound, Outbound: i.Outbound != nil}
+	r := &pb.StartReply{Version: version, Inbound: i.Inbound != nil, Outbound: i.Outbound != nil}
 	_, r.Leaves = i.Exchange.(dataset.LeafExchange)
 	_, r.Stat = i.Exchange.(inspecter)
 	_, r.Wantlist = i.Exchange.(addressLists)

@@ -7,6 +7,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/codexchange/codexchange/exchange/errs"
+	"github.com/codexchange/codexchange/exchange/lent"
 	"github.com/codexchange/codexchange/exchange/wire"
 )
 
@@ -18,10 +19,18 @@ const (
 	// smallBlock is the data length up to which a proof may be as long to lie
 	// in one piece of memory with it; beyond, a proof may be as long as the data.
 	smallBlock = 1 << 10
+	// minLent is the data length from which on data stays in memory that is lent,
+	// bytes: less is copied for less than it costs to give it back.
+	minLent = 16 << 10
 )
 
 func (r *Reader) delivery(m *wire.Message, end int) (a wire.Address, drop, err error) {
 	var d wire.Delivery
+	defer func() {
+		if drop != nil || err != nil {
+			d.Lent.Free()
+		}
+	}()
 	var spare []byte // memory behind Data, for the proof
 	var badProof error
 	r.addr.present, r.cid.len = false, 0
@@ -36,7 +45,8 @@ func (r *Reader) delivery(m *wire.Message, end int) (a wire.Address, drop, err e
 		case deliveryData:
 			// A proof behind data that is now replaced must not keep it.
 			d.Proof = bytes.Clone(d.Proof)
-			d.Data, spare, err = r.data(end)
+			d.Lent.Free()
+			d.Data, d.Lent, spare, err = r.data(end)
 		case deliveryAddress:
 			err = r.address(end)
 		case deliveryProof:
@@ -59,7 +69,7 @@ func (r *Reader) delivery(m *wire.Message, end int) (a wire.Address, drop, err e
 	} else if d.Cid, drop = r.parse("cid", &r.cid); drop != nil {
 		return d.Address, drop, nil
 	}
-	if d.Data == nil {
+	if d.Data == nil && d.Lent == nil {
 		return d.Address, r.bad(errs.Malformed, "data is missing"), nil
 	}
 	if badProof != nil {
@@ -69,12 +79,19 @@ func (r *Reader) delivery(m *wire.Message, end int) (a wire.Address, drop, err e
 	return d.Address, nil, nil
 }
 
-// data reads the data of a delivery that ends at end. With small blocks a proof
-// that may follow gets room in the same piece of memory.
-func (r *Reader) data(end int) (data, spare []byte, err error) {
+// data reads the data of a delivery that ends at end: where it was received, if the
+// stream lends and it is more than minLent. With small blocks a proof that may follow
+// gets room in the same piece of memory.
+func (r *Reader) data(end int) (data []byte, where *lent.Data, spare []byte, err error) {
 	dataEnd, err := r.length(end)
 	if err != nil {
-		return nil, nil, within("data", err)
+		return nil, nil, nil, within("data", err)
+	}
+	if n := dataEnd - r.pos; r.in.lend != nil && n > minLent {
+		where = lent.NewData()
+		n, err := r.in.take(where, n)
+		r.pos += n
+		return nil, where, nil, inside(err)
 	}
 	n := dataEnd - r.pos
 	room := end - dataEnd - minLeafAddress
@@ -83,9 +100,9 @@ func (r *Reader) data(end int) (data, spare []byte, err error) {
 	}
 	b, err := r.bytes(n, room)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return b[:n:n], b[n:cap(b)], nil
+	return b[:n:n], nil, b[n:cap(b)], nil
 }
 
 func (r *Reader) proof(spare []byte, end int) (proof []byte, bad, err error) {
@@ -294,7 +311,7 @@ func (r *Reader) discard(n, end int) error {
 
 // full fills b.
 func (r *Reader) full(b []byte) error {
-	n, err := io.ReadFull(r.in, b)
+	n, err := io.ReadFull(&r.in, b)
 	r.pos += n
 	return inside(err)
 }
@@ -303,8 +320,8 @@ func (r *Reader) full(b []byte) error {
 // It waits for the first bytes before it takes any memory, and then takes it as
 // more arrive.
 func (r *Reader) bytes(n, room int) ([]byte, error) {
-	arrived := min(n, readAhead)
-	if _, err := r.in.Peek(arrived); err != nil {
+	arrived, err := r.in.await(n)
+	if err != nil {
 		return nil, inside(err)
 	}
 	size := func(next int) int {
@@ -313,7 +330,7 @@ func (r *Reader) bytes(n, room int) ([]byte, error) {
 		}
 		return next
 	}
-	next := min(n, aheadOfArrival*arrived)
+	next := min(n, max(aheadOfArrival*arrived, readAhead))
 	b := make([]byte, next, size(next))
 	if err := r.full(b); err != nil {
 		return nil, err

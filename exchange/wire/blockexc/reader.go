@@ -1,7 +1,6 @@
 package blockexc
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -36,7 +35,7 @@ type Reader struct {
 	// the reading. It may be nil, and is not to be changed while Next runs.
 	Admit func(size int) error
 
-	in     *bufio.Reader
+	in     window
 	limits Limits
 	pos    int // bytes of the current message read so far
 	err    error
@@ -69,14 +68,19 @@ type rawCid struct {
 	buf [MaxCID]byte
 }
 
-// NewReader returns a Reader of r. It reads ahead, so r is then the Reader's.
+// NewReader returns a Reader of r. It reads ahead, so r is then the Reader's. If r is a
+// [lent.Reader], blocks stay in the memory that it lends, and whoever reads calls Close
+// in the end.
 func NewReader(r io.Reader, l Limits) *Reader {
-	return &Reader{in: bufio.NewReaderSize(r, readAhead), limits: l.withDefaults()}
+	return &Reader{in: newWindow(r), limits: l.withDefaults()}
 }
+
+// Close gives back what the Reader has been lent and not read. It ends nothing else.
+func (r *Reader) Close() { r.in.free() }
 
 // Next reads the next message into m, after m.Reset. Lists of m are used again;
 // Data, Proof, Account and Payment are memory of their own, which belongs to the
-// receiver. Data and Proof of one delivery may lie in one piece of memory. Equal
+// receiver, as Lent does. Data and Proof of one delivery may lie in one piece of memory. Equal
 // tree CIDs that follow each other share theirs.
 //
 // The error is io.EOF when the stream ends between two frames,
@@ -90,6 +94,9 @@ func (r *Reader) Next(m *wire.Message) error {
 		r.err = r.frame(m)
 	}
 	if r.err != nil {
+		for _, d := range m.Deliveries {
+			d.Lent.Free()
+		}
 		m.Reset()
 	}
 	return r.err
@@ -111,7 +118,7 @@ func Unmarshal(b []byte, l Limits, m *wire.Message) error {
 }
 
 func (r *Reader) frame(m *wire.Message) error {
-	if _, err := r.in.Peek(1); err != nil {
+	if err := r.in.fill(); err != nil {
 		return err
 	}
 	r.pos = 0
