@@ -22,7 +22,7 @@ import (
 
 const (
 	// DefaultWindow is ClientOptions.Window if it is 0, bytes.
-	DefaultWindow = 1 << 20
+	DefaultWindow = 4 << 20
 	// MaxPending is how many stored blocks wait to be told to the plugin, and how
 	// many ranges of leaves.
 	MaxPending = 65_536
