@@ -112,6 +112,15 @@ type BlockWriter interface {
 	WriteBlock(c cid.Cid, size int) error
 }
 
+// A Corker is a Stream that can be told that more is about to be written, where each
+// write costs much. Between Cork and Uncork it may hold back what is written; Uncork
+// sends it. Its error is that of a Write, and may be that of an earlier one. Both are
+// for the goroutine that writes.
+type Corker interface {
+	Cork()
+	Uncork() error
+}
+
 // Blocks is the local store, as far as serving needs it. Its methods may be
 // called from any goroutine. It may be a Sizer.
 type Blocks interface {

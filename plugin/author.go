@@ -38,7 +38,8 @@ type Env struct {
 	//	WriteBlock(c cid.Cid, size int) error
 	//
 	// which puts the bytes of a block of the host's store there, without their
-	// passing through the plugin.
+	// passing through the plugin; Cork() and Uncork() error, between which what is
+	// written waits for more; and ReadLent, see package lent.
 	Host host.Host
 	// Blockstore reads the node's blocks. Writing is refused: whoever asks the
 	// exchange for blocks stores them.

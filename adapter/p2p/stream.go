@@ -22,7 +22,7 @@ type stream struct {
 
 // A blockStream is a stream of a host that puts blocks into it, as one does that is
 // lent to a plugin: an exchange.BlockWriter because its libp2p stream is one. A
-// lendingStream is a lent.Reader too, for the same reason.
+// lendingStream is a lent.Reader and an exchange.Corker too, for the same reason.
 type (
 	blockStream struct {
 		*stream
@@ -31,6 +31,7 @@ type (
 	lendingStream struct {
 		blockStream
 		lent.Reader
+		exchange.Corker
 	}
 )
 
@@ -40,8 +41,11 @@ func newStream(s network.Stream, release func()) exchange.Stream {
 	if !ok {
 		return st
 	}
-	if r, ok := s.(lent.Reader); ok {
-		return lendingStream{blockStream{st, w}, r}
+	if r, ok := s.(interface {
+		lent.Reader
+		exchange.Corker
+	}); ok {
+		return lendingStream{blockStream{st, w}, r, r}
 	}
 	return blockStream{st, w}
 }

@@ -35,7 +35,7 @@
 //     keys cannot.
 //
 // A stream is a [Stream], whose WriteBlock has the host put the bytes of a block
-// into it.
+// into it, and whose ReadLent leaves what it reads in the host's memory.
 //
 // # Slowness
 //

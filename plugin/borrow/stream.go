@@ -186,6 +186,10 @@ func (s *Stream) WriteBlock(block cid.Cid, size int) error {
 	return streamError(s.ch.WriteBlock(block, size))
 }
 
+// Cork and Uncork have what is written between them sent together; see exchange.Corker.
+func (s *Stream) Cork()         { s.ch.Cork() }
+func (s *Stream) Uncork() error { return streamError(s.ch.Uncork()) }
+
 // CloseWrite ends this side's direction: the peer reads io.EOF.
 func (s *Stream) CloseWrite() error { return streamError(s.ch.CloseWrite()) }
 

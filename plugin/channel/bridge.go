@@ -99,26 +99,32 @@ func (b *bridge) fail(err error, code uint32) {
 func (b *bridge) out(ctx context.Context) {
 	var buf buffer
 	defer buf.release()
+	to := &gather{to: b.s}
 	n := 0
 	for {
 		rec, err := b.c.Next(buf.after(n))
 		n = len(rec.Data)
 		switch {
 		case err == io.EOF:
-			err = b.s.CloseWrite()
+			if err = to.flush(); err == nil {
+				err = b.s.CloseWrite()
+			}
 			if err != nil {
 				b.fail(err, resetCode(err))
 			}
 			return
 		case err != nil:
 		case rec.Kind == KindData:
-			_, err = b.s.Write(rec.Data)
+			_, err = to.Write(rec.Data)
 		case rec.Kind == KindBlock:
-			if !b.put(ctx, rec) {
+			if !b.put(ctx, rec, to) {
 				return
 			}
 		default:
 			err = &ResetError{Code: CodeProtocol, Err: errs.Errorf(errs.Invalid, errs.Caller, "bridge "+b.c.name(), "%v record, which only its reader can resolve", rec.Kind)}
+		}
+		if err == nil && !b.c.more() {
+			err = to.flush()
 		}
 		if err != nil {
 			b.fail(err, resetCode(err))
@@ -127,9 +133,42 @@ func (b *bridge) out(ctx context.Context) {
 	}
 }
 
+// A gather writes small pieces together. Who writes sees to it that it is flushed.
+type gather struct {
+	to  io.Writer
+	buf []byte
+}
+
+const (
+	gatherBytes = 16 << 10 // so much is written at a time, or nearly
+	gatherSmall = 4 << 10  // what is smaller is gathered
+)
+
+func (g *gather) Write(p []byte) (int, error) {
+	if len(p) < gatherSmall {
+		if g.buf = append(g.buf, p...); len(g.buf) < gatherBytes {
+			return len(p), nil
+		}
+		return len(p), g.flush()
+	}
+	if err := g.flush(); err != nil {
+		return 0, err
+	}
+	return g.to.Write(p)
+}
+
+func (g *gather) flush() error {
+	if len(g.buf) == 0 {
+		return nil
+	}
+	_, err := g.to.Write(g.buf)
+	g.buf = g.buf[:0]
+	return err
+}
+
 // put writes a block in the place of its record.
-func (b *bridge) put(ctx context.Context, rec Record) bool {
-	f := &filler{b: b, left: rec.Size}
+func (b *bridge) put(ctx context.Context, rec Record, to io.Writer) bool {
+	f := &filler{b: b, to: to, left: rec.Size}
 	err := b.fill(ctx, rec.Cid, rec.Size, f)
 	switch {
 	case f.err != nil: // of the stream, whatever fill made of it
@@ -195,6 +234,7 @@ func (b *bridge) unwanted() bool {
 // filler is the place of one block in a stream. It takes left bytes more.
 type filler struct {
 	b    *bridge
+	to   io.Writer
 	left int
 	err  error // of the stream
 }
@@ -206,7 +246,7 @@ func (f *filler) Write(p []byte) (int, error) {
 		f.left = -1 // never right again
 		return 0, errBlockTooLong
 	}
-	n, err := f.b.s.Write(p)
+	n, err := f.to.Write(p)
 	f.left -= n
 	f.b.c.counters.Filled.Add(uint64(n))
 	if err != nil {

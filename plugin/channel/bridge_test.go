@@ -257,7 +257,7 @@ func TestBridgeReset(t *testing.T) {
 			}
 			return errors.New("said badly")
 		})
-		b.plugin.WriteBlock(cidOf(nil), 100)
+		b.plugin.WriteBlock(cidOf(nil), 100_000)
 		io.ReadFull(b.peer, make([]byte, 50))
 		b.peer.ResetWithCode(code)
 		_, err := io.ReadAll(b.plugin)

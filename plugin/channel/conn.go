@@ -97,6 +97,8 @@ type Conn struct {
 	paying      bool // what is being written is Write's
 	broken      bool // nothing can be written any more
 	sockClosed  bool
+	corked      bool        // Cork was called
+	cork        []byte      // records that wait for Uncork, paid for
 	linger      *time.Timer // ends the wait for the host to end its side, nil until then
 	writeClosed bool        // CloseWrite was called
 	stop        bool        // stopped is closed
@@ -293,10 +295,21 @@ func (c *Conn) Write(p []byte) (int, error) {
 	defer c.mu.Unlock()
 	total := 0
 	for len(p) > 0 {
-		if err := c.awaitCredit(1); err != nil {
+		n, err := c.afford(1, min(len(p), MaxData))
+		if err != nil {
 			return total, err
 		}
-		n := min(len(p), c.credit, MaxData)
+		if c.corked && n < maxCork/4 {
+			c.cork = append(appendHeader(c.cork, KindData, n), p[:n]...)
+			c.credit -= n
+			c.counters.DataOut.Add(uint64(n))
+			total += n
+			p = p[n:]
+			continue
+		}
+		if err := c.sendCorked(); err != nil {
+			return total, err
+		}
 		c.head = appendHeader(c.head[:0], KindData, n)
 		sent, err := c.sendPaid(p[:n], n)
 		if err != nil {
@@ -336,8 +349,13 @@ func (c *Conn) writeRefs(records []byte, count int) (n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		if err := c.awaitCredit(count * RefCost); err != nil {
+		if _, err := c.afford(count*RefCost, count*RefCost); err != nil {
 			return n, err
+		}
+		if c.corked {
+			c.cork = append(c.cork, records...)
+			c.credit -= count * RefCost
+			return len(records), nil
 		}
 		c.head = append(c.head[:0], records[:headerSize]...)
 		n, err = c.sendPaid(records[headerSize:], count*RefCost)
@@ -345,6 +363,26 @@ func (c *Conn) writeRefs(records []byte, count int) (n int, err error) {
 			return n, err
 		}
 	}
+}
+
+// maxCork is how many bytes of records are held back at the most, or nearly.
+const maxCork = 16 << 10
+
+// Cork lets what is written from now on wait for more, until Uncork: records are sent
+// together, when there are enough. It is for who writes.
+func (c *Conn) Cork() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.corked = true
+}
+
+// Uncork sends what was held back. Errors are those of Write, and then the stream is
+// over.
+func (c *Conn) Uncork() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.corked = false
+	return c.sendCorked()
 }
 
 // CloseWrite ends this side's direction in good order: the other side reads
@@ -357,6 +395,9 @@ func (c *Conn) CloseWrite() error {
 		return c.err
 	}
 	if !c.writeClosed {
+		if err := c.sendCorked(); err != nil {
+			return err
+		}
 		c.writeClosed = true
 		c.todo.closeWrite = true
 		c.writable.Broadcast()

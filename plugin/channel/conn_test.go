@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/codexchange/codexchange/exchange/errs"
 )
@@ -343,4 +345,73 @@ func isReset(t testing.TB, err error, code uint32, remote bool) {
 	if reset.Code != code || reset.Remote != remote {
 		t.Errorf("error is %v (code %#x, remote %v), want code %#x, remote %v", err, reset.Code, reset.Remote, code, remote)
 	}
+}
+
+// TestCork shows that what is written while a stream is corked goes together and in
+// order, no later than Uncork or CloseWrite; that much of it goes earlier, as does all
+// before somebody waits for credit; and that a stream whose corked records cannot be
+// sent is over.
+func TestCork(t *testing.T) {
+	t.Run("together", func(t *testing.T) {
+		c, raw := against(t, settings{})
+		c.Cork()
+		mustWrite(t, c, "head")
+		if err := c.WriteBlock(cidOf(nil), 5); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, c, "tail")
+		if n := len(c.cork); n != 3*headerSize+8+blockSize+cidOf(nil).ByteLen() {
+			t.Errorf("%d bytes wait, want three records", n)
+		}
+		if err := c.Uncork(); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, c, "at once")
+		for i, want := range []string{"head", "", "tail", "at once"} {
+			if r := readRecord(t, raw); string(r.Data) != want || (r.Kind == KindBlock) != (want == "") {
+				t.Errorf("record %d is %+v, want %q", i, r, want)
+			}
+		}
+	})
+	t.Run("to the end", func(t *testing.T) {
+		host, plugin := pair(t)
+		plugin.Cork()
+		mustWrite(t, plugin, "last words")
+		if err := plugin.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(host); err != nil || string(got) != "last words" {
+			t.Errorf("got %q, %v, want the last words", got, err)
+		}
+	})
+	t.Run("more than credit", func(t *testing.T) {
+		host, plugin := pair(t)
+		data := random(3 * DefaultWindow)
+		plugin.Cork()
+		sent := async(func() error {
+			for p := data; len(p) > 0; p = p[min(len(p), 1000):] {
+				if _, err := plugin.Write(p[:min(len(p), 1000)]); err != nil {
+					return err
+				}
+			}
+			return plugin.Uncork()
+		})
+		got := make([]byte, len(data))
+		within(t, "the host reads", func() { io.ReadFull(host, got) })
+		if err := wait(t, "the plugin", sent); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%v, got the same bytes: %v", err, bytes.Equal(got, data))
+		}
+	})
+	t.Run("cannot be sent", func(t *testing.T) {
+		_, plugin := pair(t)
+		plugin.Cork()
+		mustWrite(t, plugin, "never")
+		plugin.SetWriteDeadline(time.Unix(1, 0))
+		if err := plugin.Uncork(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("got %v, want %v", err, os.ErrDeadlineExceeded)
+		}
+		plugin.SetWriteDeadline(time.Time{})
+		_, err := plugin.Write([]byte("x"))
+		isReset(t, err, CodeNone, false)
+	})
 }

@@ -50,6 +50,21 @@ func (c *Conn) unkick() bool {
 	return true
 }
 
+// more reports whether Next would have something at once, as far as can be told.
+func (c *Conn) more() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.queue.empty() || c.led || c.left > 0 {
+		return !c.queue.empty()
+	}
+	b := c.src.buffered()
+	if len(b) < headerSize {
+		return false
+	}
+	_, n, err := parseHeader(b)
+	return err != nil || len(b) >= headerSize+n
+}
+
 // interrupted reports whether a Next under way should return. Lock held.
 func (c *Conn) interrupted() bool { return c.err != nil || c.readClosed || c.readBy.passed }
 

@@ -31,6 +31,41 @@ func (c *Conn) awaitCredit(cost int) error {
 	}
 }
 
+// afford waits until there is credit for least, and says how much there is, up to most.
+// What is corked is sent before it waits, and when it is enough. Lock held.
+func (c *Conn) afford(least, most int) (int, error) {
+	if len(c.cork) > 0 && (c.credit < least || len(c.cork) >= maxCork) {
+		if err := c.sendCorked(); err != nil {
+			return 0, err
+		}
+	}
+	if err := c.awaitCredit(least); err != nil {
+		return 0, err
+	}
+	return min(c.credit, most), nil
+}
+
+// sendCorked sends what is corked. If that fails, the stream is over. Lock held, not
+// while it writes.
+func (c *Conn) sendCorked() error {
+	for len(c.cork) > 0 {
+		err := c.awaitCredit(0)
+		if err == nil {
+			var n int
+			c.head = append(c.head[:0], c.cork[:headerSize]...)
+			if n, err = c.sendPaid(c.cork[headerSize:], 0); err == nil && n < len(c.cork) {
+				continue // which tells what became of the stream
+			}
+		}
+		c.cork = c.cork[:0]
+		if err != nil {
+			c.fail(&ResetError{Err: fmt.Errorf("write to %s: what was corked could not be sent: %w", c.name(), err)}, true)
+			return err
+		}
+	}
+	return nil
+}
+
 // sendPaid sends head and body, which cost that much credit, and returns how many
 // bytes of both have left. If they are not all and there is no error, the caller
 // should try again, which tells what became of the stream. Lock held, not while it

@@ -22,6 +22,7 @@ const (
 // A Writer writes messages to a stream. It is for one goroutine at a time.
 type Writer struct {
 	limits Limits
+	cork   corker // nil if the stream is none
 	enc    encoder
 }
 
@@ -30,10 +31,17 @@ type blockWriter interface {
 	WriteBlock(block cid.Cid, size int) error
 }
 
+// A corker is a stream that is told when a message begins and ends.
+type corker interface {
+	Cork()
+	Uncork() error
+}
+
 // NewWriter returns a Writer to w. Only MaxFrame of the limits concerns it.
 func NewWriter(w io.Writer, l Limits) *Writer {
 	refs, _ := w.(blockWriter)
-	return &Writer{limits: l.withDefaults(), enc: encoder{w: w, refs: refs}}
+	cork, _ := w.(corker)
+	return &Writer{limits: l.withDefaults(), cork: cork, enc: encoder{w: w, refs: refs}}
 }
 
 // Write writes m as one frame, in several writes if it is long. The bytes of
@@ -45,7 +53,8 @@ func NewWriter(w io.Writer, l Limits) *Writer {
 //	WriteBlock(block cid.Cid, size int) error
 //
 // for that. It is called in the place of a Write of the bytes, and not for an
-// empty block.
+// empty block. If the stream has methods Cork() and Uncork() error, it is told that a
+// message is being written.
 //
 // A message that may not be sent is refused before anything is written, with an
 // error of kind errs.Invalid (an undefined or overlong CID, an index beyond
@@ -65,9 +74,17 @@ func (w *Writer) Write(m *wire.Message) error {
 	if n > w.limits.MaxFrame {
 		return errs.Errorf(errs.TooLarge, errs.Caller, opEncode, "message is %d bytes, want at most %d", n, w.limits.MaxFrame)
 	}
+	if w.cork != nil {
+		w.cork.Cork()
+	}
 	w.enc.uvarint(uint64(n))
 	w.enc.message(m)
 	w.enc.flush()
+	if w.cork != nil {
+		if err := w.cork.Uncork(); w.enc.err == nil {
+			w.enc.err = err
+		}
+	}
 	return w.enc.err
 }
 
