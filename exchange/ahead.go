@@ -334,11 +334,14 @@ func (r *readAhead) join(ctx context.Context, held []blocks.Block, coming map[ci
 		}
 		select {
 		case out <- b:
+			continue
 		case <-ctx.Done():
-			return
 		case <-r.exchange.stopped:
-			return
 		}
+		for _, b := range append(held, b) {
+			lent.Free(b)
+		}
+		return
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/codexchange/codexchange/exchange/internal/engine"
+	"github.com/codexchange/codexchange/exchange/lent"
 	"github.com/codexchange/codexchange/exchange/wire"
 )
 
@@ -196,7 +197,7 @@ func (e *Exchange) NotifyNewBlocks(ctx context.Context, list ...blocks.Block) er
 	got := make([]arrival, len(list))
 	for i, b := range list {
 		ev.Blocks[i] = engine.Block{Address: wire.Block(b.Cid()), Size: sizeOf(b)}
-		got[i].block = b
+		got[i].block = lent.Own(b) // which remains the caller's
 	}
 	e.post(input{event: ev, blocks: got})
 	return nil

@@ -125,7 +125,25 @@ func (e *Exchange) again(ctx context.Context, a wire.Address) (arrival, bool) {
 	return arrival{block: b, address: a}, err == nil
 }
 
-func (e *Exchange) drop(g *getter) { e.post(input{event: engine.Drop{Getter: g.id}}) }
+// drop ends a request of which nobody takes anything any more.
+func (e *Exchange) drop(g *getter) {
+	e.post(input{event: engine.Drop{Getter: g.id}, getter: g})
+}
+
+// leave gives back what was lent of blocks that have come and were not taken.
+func (g *getter) leave() {
+	for !g.shared {
+		select {
+		case a, ok := <-g.in:
+			if !ok {
+				return
+			}
+			lent.Free(a.block)
+		default:
+			return
+		}
+	}
+}
 
 func (e *Exchange) getBlock(ctx context.Context, session engine.SessionID, c cid.Cid) (_ blocks.Block, err error) {
 	const op = "get block"
@@ -350,6 +368,7 @@ func forward[T any](ctx context.Context, e *Exchange, g *getter, out chan<- T, a
 			lent.Free(a.block)
 			return false
 		case <-e.stopped:
+			lent.Free(a.block)
 			return false
 		}
 		took.Blocks++

@@ -19,7 +19,7 @@ const inboxLength = 256
 type input struct {
 	event  engine.Event
 	blocks []arrival            // those that BlocksIn and Stored speak of
-	getter *getter              // of a Want
+	getter *getter              // of a Want or a Drop
 	look   func(*engine.Engine) // instead of an event: a question
 	done   func()               // to be called when the event has been taken; may be nil
 }
@@ -192,6 +192,7 @@ func (l *loop) after(in input) {
 	switch ev := in.event.(type) {
 	case engine.Drop:
 		delete(l.getters, ev.Getter)
+		in.getter.leave()
 	case engine.Took:
 		if g := l.getters[ev.Getter]; g != nil && g.all && len(g.late) == 0 {
 			delete(l.getters, ev.Getter)

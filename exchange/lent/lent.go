@@ -86,6 +86,13 @@ func (d *Data) Append(b []byte, buf Buffer) {
 		buf.Ref()
 	}
 	d.size += len(b)
+	if n := len(d.parts.list); buf == nil && n > 0 {
+		// What goes on where the last part ends is one with it.
+		if last := &d.parts.list[n-1]; last.Buffer == nil && cap(last.Bytes)-len(last.Bytes) >= len(b) && &last.Bytes[:len(last.Bytes)+1][len(last.Bytes)] == &b[0] {
+			last.Bytes = last.Bytes[:len(last.Bytes)+len(b)]
+			return
+		}
+	}
 	d.parts.list = append(d.parts.list, Part{b, buf})
 }
 
@@ -112,8 +119,8 @@ func (d *Data) Free() {
 	}
 }
 
-// A Block is a verified block over lent bytes. Its methods may be called from any
-// goroutine.
+// A Block is a verified block over lent bytes, with one owner at a time. Its methods may
+// be called from any goroutine.
 type Block struct {
 	cid  cid.Cid
 	size int
@@ -157,7 +164,8 @@ func (b *Block) Take() *Data {
 	return d
 }
 
-// Untake undoes Take, for who cannot use the bytes as they lie.
+// Untake undoes Take, for who cannot use the bytes as they lie, before anybody else has
+// the block.
 func (b *Block) Untake(d *Data) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -164,9 +164,9 @@ func (p Price) Big() *big.Int { return new(big.Int).SetBytes(p[:]) }
 
 func (p Price) String() string { return p.Big().String() }
 
-// Delivery is one block, its bytes in Data, or where they were received in Lent. For a leaf address, Proof holds the encoded Merkle
-// proof (package merkle); nil if there is none. What arrives here has been
-// parsed and nothing more: that Data hashes to Cid, and that the proof leads to
+// Delivery is one block, its bytes in Data, or where they were received, in Lent. For
+// a leaf address, Proof holds the encoded Merkle proof (package merkle); nil if there
+// is none. What arrives here has been parsed and nothing more: that Data hashes to Cid, and that the proof leads to
 // the tree, is for the receiver to check.
 //
 // A delivery by reference has no Data: it says that the Ref bytes of the block

@@ -204,6 +204,8 @@ func (b *bridge) in() {
 		case err == io.EOF:
 			if err = in.flush(); err == nil {
 				err = b.c.CloseWrite()
+			} else if b.unwanted() {
+				return
 			}
 		case b.unwanted():
 			return

@@ -388,3 +388,26 @@ func TestBridgeChain(t *testing.T) {
 	isReset(t, err, 77, true)
 	isReset(t, wait(t, "the bridge", result), 77, true)
 }
+
+// What the plugin has written reaches the peer though a record comes behind it in the same
+// read that is not for the peer.
+func TestBridgeControlBehind(t *testing.T) {
+	for _, behind := range []Record{{Kind: KindCredit, Size: 100}, {Kind: KindCloseRead}} {
+		c, raw := against(t, settings{host: true})
+		c.mu.Lock()
+		c.credit -= 100 // which are out
+		c.mu.Unlock()
+		stream, peer := memPair()
+		result := async(func() error { return Bridge(t.Context(), stream, c, noFill) })
+		raw.Write(wire(t, Record{Kind: KindData, Data: []byte("want")}, behind))
+		within(t, "the peer reads it", func() {
+			got := make([]byte, 4)
+			if _, err := io.ReadFull(peer, got); err != nil || string(got) != "want" {
+				t.Errorf("%v behind it: got %q, %v", behind.Kind, got, err)
+			}
+		})
+		peer.Close()
+		raw.Close()
+		wait(t, "the bridge", result)
+	}
+}

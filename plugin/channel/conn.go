@@ -307,8 +307,11 @@ func (c *Conn) Write(p []byte) (int, error) {
 			p = p[n:]
 			continue
 		}
-		if err := c.sendCorked(); err != nil {
-			return total, err
+		if len(c.cork) > 0 {
+			if err := c.sendCorked(); err != nil {
+				return total, err
+			}
+			continue // for the stream may have ended meanwhile
 		}
 		c.head = appendHeader(c.head[:0], KindData, n)
 		sent, err := c.sendPaid(p[:n], n)

@@ -415,3 +415,33 @@ func TestCork(t *testing.T) {
 		isReset(t, err, CodeNone, false)
 	})
 }
+
+// TestCorkCloseWrite shows that Uncork and CloseWrite may come at the same time: what was
+// corked goes first, once.
+func TestCorkCloseWrite(t *testing.T) {
+	c, raw := against(t, settings{})
+	c.Cork()
+	mustWrite(t, c, "corked")
+	c.mu.Lock()
+	c.busy = true // somebody gives credit
+	c.mu.Unlock()
+	uncork, closing := async(c.Uncork), async(c.CloseWrite)
+	eventually(t, "both wait for the socket", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.waiting == 2
+	})
+	c.mu.Lock()
+	c.busy = false
+	c.writable.Broadcast()
+	c.mu.Unlock()
+	if err := errors.Join(wait(t, "Uncork", uncork), wait(t, "CloseWrite", closing)); err != nil {
+		t.Error(err)
+	}
+	if r := readRecord(t, raw); string(r.Data) != "corked" {
+		t.Errorf("got %+v, want what was corked", r)
+	}
+	if r := readRecord(t, raw); r.Kind != KindCloseWrite {
+		t.Errorf("got %+v, want a close-write", r)
+	}
+}

@@ -55,7 +55,7 @@
 // [Listener.Returned]. A region is given back when everybody in the plugin has let go of it
 // ([Region.Free]), be it long after its stream has ended. So that none is forgotten which
 // was on its way, the plugin reads the socket of a stream that it has ended until the host
-// ends its side, which it does at once. A plugin that gives nothing back keeps
+// ends its side, for StallTimeout at the most; Conn.Done is closed then. A plugin that gives nothing back keeps
 // the memory from its own streams until the Listener closes, and from nobody else.
 //
 // A stream flows when 256 KiB have come without a pause. Then slots are filled to the end
@@ -74,6 +74,7 @@
 //	                    ends with the socket; Listener.Close waits for it
 //	Conn.run            on the dialling side, one per Conn; ends with the socket; Conn.Done tells
 //	Conn.absent         a timer's, now and then; wakes Conn.run, and ends
+//	Conn.linger         a timer's, once; closes the socket of a host that does not, and ends
 //	Bridge              two per call, and a timer's now and then, waited for before it returns
 //
 // A reader takes its bytes from the socket itself; Conn.run does it for everybody

@@ -12,7 +12,8 @@ const (
 	flowing = 256 << 10
 	maxFlow = 1 << 20
 	pause   = 300 * time.Microsecond
-	// Of a stream that flows up to holdBytes are held back, for holdTime at the most.
+	// Of a stream that flows up to holdBytes are held back, for holdTime at the most if
+	// there is credit.
 	// Each record costs a system call and wakes the plugin, which does not begin with
 	// a block before it is whole.
 	holdBytes = 256 << 10
@@ -167,7 +168,7 @@ func (in *intake) sendAll(done bool) error {
 	for len(list) > 0 && err == nil {
 		n := min(len(list), maxPieces)
 		for i, p := range list[:n] {
-			if p.size() < minRegion && in.flow < flowing/4 {
+			if p.size() < minRegion && in.flow < flowing {
 				n = i
 				break
 			}

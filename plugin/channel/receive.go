@@ -61,8 +61,8 @@ func (c *Conn) more() bool {
 	if len(b) < headerSize {
 		return false
 	}
-	_, n, err := parseHeader(b)
-	return err != nil || len(b) >= headerSize+n
+	kind, n, err := parseHeader(b)
+	return err == nil && (kind == KindData || kind == KindBlock) && len(b) >= headerSize+n
 }
 
 // interrupted reports whether a Next under way should return. Lock held.

@@ -50,6 +50,9 @@ func (c *Conn) afford(least, most int) (int, error) {
 func (c *Conn) sendCorked() error {
 	for len(c.cork) > 0 {
 		err := c.awaitCredit(0)
+		if len(c.cork) == 0 {
+			return nil // somebody else has sent it meanwhile
+		}
 		if err == nil {
 			var n int
 			c.head = append(c.head[:0], c.cork[:headerSize]...)

@@ -387,3 +387,42 @@ func TestPluginWithoutMemory(t *testing.T) {
 	plugin.Close()
 	wait(t, "the bridge", bridged)
 }
+
+// TestDrip shows that a peer that sends byte after byte, when it has sent much, does not
+// have a slot for each.
+func TestDrip(t *testing.T) {
+	m := inboundMemory(t, memory.Inbound)
+	l := listen(t, Options{Inbound: m})
+	host, plugin := join(t, l, 7, Options{Loans: borrowed(t, m)})
+	in := newIntake(host)
+	defer in.end()
+	feed := func(n int) {
+		if err := in.took(min(n, len(in.room())), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	fed := async(func() error {
+		for in.flow < flowing/4 {
+			feed(32 << 10)
+		}
+		for range 2000 {
+			feed(1)
+		}
+		return errors.Join(in.flush(), host.CloseWrite())
+	})
+	p, err := make([]byte, 4096), error(nil)
+	within(t, "all is read", func() {
+		for err == nil {
+			var r *Region
+			if _, r, err = plugin.ReadLent(p); r != nil {
+				defer r.Free()
+			}
+		}
+	})
+	if wait(t, "all is fed", fed); err != io.EOF {
+		t.Error(err)
+	}
+	if taken := len(l.slots.taken) - l.free(); taken > 8 {
+		t.Errorf("%d slots are taken, want no more than what came at a time needs", taken)
+	}
+}

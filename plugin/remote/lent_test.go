@@ -234,3 +234,31 @@ func TestHostileParts(t *testing.T) {
 		})
 	}
 }
+
+// manyLoans has got back more at once than a head can name.
+type manyLoans struct{ *loans }
+
+func (manyLoans) Take(to []uint64) []uint64 {
+	for i := range uint64(20_000) {
+		to = append(to, 32<<20+1500*i)
+	}
+	return to
+}
+
+// TestManyReturned shows that however much is given back at once can be said.
+func TestManyReturned(t *testing.T) {
+	near, far := socketPair(t)
+	w := &writer{v: &serving{instance: &Instance{Inbound: manyLoans{}, Results: far}}}
+	wrote := later(func() error { return w.flush(nil) })
+	frames, n := newFrameReader(near), 0
+	for n < 20_000 {
+		res, err := frames.next()
+		if err != nil || res.kind != returnedResult {
+			t.Fatalf("after %d: got %+v, %v, want more that is returned", n, res, err)
+		}
+		n += len(res.regions)
+	}
+	if err := wait(t, "it is written", wrote); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,6 +23,8 @@ const (
 	// and no more than returnAtOnce of them.
 	returnWithin = time.Millisecond
 	returnAtOnce = 16
+	// maxReturned is how many fit into a head.
+	maxReturned = 4096
 )
 
 // A writer writes results, and what is returned to the host. It belongs to the
@@ -113,9 +116,10 @@ func (w *writer) append(f *frame) error {
 // and payload.
 func (w *writer) flush(payload []byte) error {
 	if in := w.v.instance.Inbound; in != nil && payload == nil {
-		if w.regions = in.Take(w.regions[:0]); len(w.regions) > 0 {
+		w.regions = in.Take(w.regions[:0])
+		for some := range slices.Chunk(w.regions, maxReturned) {
 			var err error
-			if w.buf, err = appendHead(w.buf, &pb.Result{What: &pb.Result_Returned{Returned: &pb.Returned{Regions: w.regions}}}); err != nil {
+			if w.buf, err = appendHead(w.buf, &pb.Result{What: &pb.Result_Returned{Returned: &pb.Returned{Regions: some}}}); err != nil {
 				return errs.E(errs.TooLarge, errs.Plugin, "write results", "regions returned", err)
 			}
 		}

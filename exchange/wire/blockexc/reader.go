@@ -16,7 +16,8 @@ const (
 	readAhead = 16 << 10
 	// aheadOfArrival bounds the memory taken for a block: so many bytes for
 	// each that has arrived. With readAhead it lets a block of 2 MiB be
-	// allocated at once when its first 16 KiB are there.
+	// allocated at once when its first 16 KiB are there. A block that is lent costs
+	// what has arrived of it, and spareRoom.
 	aheadOfArrival = 128
 	// maxRejected is how many dropped items of a message are told of one by one.
 	maxRejected = 64

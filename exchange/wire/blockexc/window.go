@@ -161,17 +161,28 @@ func (w *window) take(d *lent.Data, n int) (int, error) {
 
 // takeNext is one read for take: what is not lent goes into memory that becomes d's.
 func (w *window) takeNext(d *lent.Data, left int) (int, error) {
-	if len(w.spare) < min(left, spareRoom) {
+	if len(w.spare) < min(left, ownRoom) {
 		w.spare = make([]byte, spareRoom)
 	}
 	w.free()
-	b, of, err := w.lend.ReadLent(w.spare[:min(left, len(w.spare))])
+	var b []byte
+	var of lent.Buffer
+	var err error
+	for tries := 0; len(b) == 0; tries++ {
+		if tries == maxEmptyReads {
+			return 0, io.ErrNoProgress
+		}
+		if b, of, err = w.lend.ReadLent(w.spare[:min(left, len(w.spare))]); err != nil && len(b) == 0 {
+			return 0, err
+		}
+	}
+	w.err = err
 	if of == nil {
 		w.spare = w.spare[len(b):]
-		d.Append(b[:len(b):len(b)], nil)
-		return len(b), err
+		d.Append(b, nil)
+		return len(b), nil
 	}
-	w.rest, w.of, w.err = b, of, err
+	w.rest, w.of = b, of
 	b = b[:min(left, len(b))]
 	w.rest = w.rest[len(b):]
 	d.Append(b, of)
