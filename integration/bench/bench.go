@@ -55,14 +55,15 @@ type bench struct {
 	out       io.Writer     // records
 	progress  io.Writer
 
-	built   bool   // the program host is in dir
-	started string // Run of all records
-	label   string // of the run under way, for file names
+	built   bool     // the program host is in dir
+	started string   // Run of all records
+	label   string   // of the run under way, for file names
+	emptied []string // directories of leechers, see empty
 }
 
 // run measures suite after suite. A run that fails is recorded and does not stop
 // the others; the error then says how many there were.
-func (b *bench) run(ctx context.Context, chosen []suite) error {
+func (b *bench) run(ctx context.Context, chosen []suite) (err error) {
 	if b.dir == "" {
 		dir, err := os.MkdirTemp("", "codexchange-bench-")
 		if err != nil {
@@ -79,6 +80,11 @@ func (b *bench) run(ctx context.Context, chosen []suite) error {
 			return err
 		}
 	}
+	defer func() {
+		for _, dir := range b.emptied {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
 	b.started = time.Now().UTC().Format(time.RFC3339Nano)
 	failed, ran, skipped := 0, 0, 0
 	for _, s := range chosen {

@@ -127,6 +127,29 @@ func TestCounts(t *testing.T) {
 }
 
 // Each node leaves a profile.
+// Leechers' files lose their bytes when their run ends, and are gone when the bench ends;
+// what seeders hold stays for the next time.
+func TestLeft(t *testing.T) {
+	dir := t.TempDir()
+	measure(t, "-dir", dir, "-only", "1MiB/flatfs/floor", "bulk")
+	var got []string
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		got = append(got, e.Name())
+	}
+	if want := []string{"4x1048576-flatfs-seeder0.cids", "seeder0-4x1048576"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("directory has %v, %v, want %v", got, err, want)
+	}
+
+	file := filepath.Join(dir, "seeder0-4x1048576", "SHARDING")
+	if err := empty(filepath.Dir(file)); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := os.Stat(file); err != nil || i.Size() != 0 {
+		t.Errorf("an emptied file is %v, %v, want it there with 0 bytes", i, err)
+	}
+}
+
 func TestProfile(t *testing.T) {
 	dir := t.TempDir()
 	measure(t, "-only", "64KiB/mem/blockexc$", "-profile", dir, "bulk")

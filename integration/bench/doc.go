@@ -68,6 +68,12 @@
 // programs, which make a run doubtful. On systems other than Linux, CPU and
 // memory are left out.
 //
+// What a system does with files and memory that runs before have freed would be part of
+// a run in flatfs, and varies: a virtual machine's pages come back from its host at 440
+// MB/s where those at hand are filled at 5,000, and ext4 without a journal passes over the
+// inodes of removed files. So leechers' files are emptied, and removed at the end, and as
+// many bytes as a run will write are written and taken out before it (empty, makeRoom).
+//
 // Data sets, numbers of peers and the time of suite idle scale with -mib; targets are
 // for 512. One operation of a node may take 3 minutes and a run 6; beyond that it has
 // failed.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -42,6 +44,7 @@ func (b *bench) start(ctx context.Context, l layout) (_ *cluster, err error) {
 	if c.dir, err = os.MkdirTemp(b.dir, "run-"); err != nil {
 		return nil, err
 	}
+	b.emptied = append(b.emptied, c.dir)
 	for i := range l.seeders + l.leechers {
 		role, store, dir := fmt.Sprintf("seeder%d", i), l.store, filepath.Join(b.dir, fmt.Sprintf("seeder%d-%s", i, l.data))
 		if i >= l.seeders {
@@ -88,8 +91,42 @@ func (c *cluster) close() error {
 	for _, p := range c.all {
 		list = append(list, p.close())
 	}
-	return errors.Join(append(list, os.RemoveAll(c.dir))...)
+	if c.dir != "" {
+		list = append(list, empty(c.dir))
+	}
+	return errors.Join(list...)
 }
+
+// empty takes the bytes out of all files in a directory, which the bench removes when
+// it ends. ext4 without a journal does not use the inode of a file again for minutes
+// after the file was removed: it passes over each such inode whenever it looks for one, so
+// that a run would cost the more the more files the runs before it had removed.
+func empty(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		return os.Truncate(path, 0)
+	})
+}
+
+// makeRoom writes as many bytes to a file as a run will to flatfs, and takes them out
+// again, so that each run finds memory for its files at hand. A virtual machine that gives
+// free memory back to its host is given it anew at a tenth of the speed at which files
+// are written otherwise; whether a run meets with that would be chance.
+func makeRoom(dir string, bytes int64) error {
+	f, err := os.CreateTemp(dir, "room-")
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyN(f, zeros{}, bytes)
+	return errors.Join(err, f.Truncate(0), f.Close())
+}
+
+// zeros can be read without end.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 // A dataset is blocks of random bytes.
 type dataset struct{ count, size int }
@@ -138,6 +175,11 @@ func (b *bench) fetch(ctx context.Context, l layout, d dataset, window int) (f f
 	}
 	if err := c.connect(); err != nil {
 		return nil, err
+	}
+	if l.store == "flatfs" && l.leecherStore == "" {
+		if err := makeRoom(c.dir, d.bytes()*int64(len(c.leechers))); err != nil {
+			return nil, err
+		}
 	}
 	m, err := b.measure(c.all...)
 	if err != nil {
