@@ -1,6 +1,7 @@
 package main
 
 import (
+	"container/heap"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -22,8 +23,12 @@ import (
 // netem would, on kernels without netem too. Packets carry virtio headers, so
 // segments pass whole and cost little.
 //
-// A nil link is loopback. One goroutine for each node reads, and one for each
-// pair of nodes writes; close waits for them.
+// A packet joins the queue before a node's way in when it gets there, in the order in
+// which packets get there, and not when it is sent: else what waits long in one sender's
+// own queue would keep what others send from a way in that is free.
+//
+// A nil link is loopback. Two goroutines for each node, one that reads and one that
+// writes; close waits for them.
 type link struct {
 	names   []string // of namespaces
 	devices []*device
@@ -36,15 +41,32 @@ type link struct {
 // A device is a node's end of the link.
 type device struct {
 	fd   int
-	up   shaper // owned by the goroutine that reads
-	mu   sync.Mutex
-	down shaper        // guarded by mu
-	to   []chan packet // by node; nil for itself
+	up   shaper      // owned by the goroutine that reads
+	in   chan packet // that have passed the way out of their senders
+	down shaper      // owned by the goroutine that writes, as is what follows
+	far  packets     // that have not got to the shaper; what senders' queues hold, at most
+	near []packet    // that are to be written, in order; what the shaper's queue holds, at most
 }
 
 type packet struct {
-	at   time.Time // when it arrives
+	at   time.Time // when it comes to the next place
+	size int       // on a wire
 	data []byte    // with its virtio header
+}
+
+// packets is a heap by time.
+type packets []packet
+
+func (p packets) Len() int           { return len(p) }
+func (p packets) Less(i, j int) bool { return p[i].at.Before(p[j].at) }
+func (p packets) Swap(i, j int)      { p[i], p[j] = p[j], p[i] }
+func (p *packets) Push(x any)        { *p = append(*p, x.(packet)) }
+func (p *packets) Pop() any {
+	last := len(*p) - 1
+	x := (*p)[last]
+	(*p)[last] = packet{}
+	*p = (*p)[:last]
+	return x
 }
 
 // A shaper lets bytes pass at a rate.
@@ -108,7 +130,7 @@ func newLink(ctx context.Context, nodes int, rtt time.Duration, mbit float64) (_
 		if err != nil {
 			return nil, err
 		}
-		l.devices = append(l.devices, &device{fd: fd, up: s, down: s})
+		l.devices = append(l.devices, &device{fd: fd, up: s, down: s, in: make(chan packet, 1<<16)})
 		_, addr := l.place(i)
 		err = errors.Join(
 			ip(ctx, "-n", name, "link", "set", "lo", "up"),
@@ -118,17 +140,9 @@ func newLink(ctx context.Context, nodes int, rtt time.Duration, mbit float64) (_
 			return nil, err
 		}
 	}
-	for i, d := range l.devices {
-		d.to = make([]chan packet, nodes)
-		for j, other := range l.devices {
-			if i != j {
-				d.to[j] = make(chan packet, 1<<16)
-				l.wg.Go(func() { l.deliver(d.to[j], other.fd) })
-			}
-		}
-	}
 	for _, d := range l.devices {
 		l.wg.Go(func() { l.forward(d) })
+		l.wg.Go(func() { l.deliver(d) })
 	}
 	return l, nil
 }
@@ -173,22 +187,16 @@ func (l *link) forward(d *device) {
 			return
 		}
 		to, size, ok := l.route(buf[:n])
-		if !ok || d.to[to] == nil {
+		if !ok || l.devices[to] == d {
 			continue
 		}
 		at, ok := d.up.pass(time.Now(), size)
-		if ok {
-			other := l.devices[to]
-			other.mu.Lock()
-			at, ok = other.down.pass(at.Add(l.delay), size)
-			other.mu.Unlock()
-		}
 		if !ok {
 			l.drops.Add(1)
 			continue
 		}
 		select {
-		case d.to[to] <- packet{at, append([]byte(nil), buf[:n]...)}:
+		case l.devices[to].in <- packet{at.Add(l.delay), size, append([]byte(nil), buf[:n]...)}:
 		default:
 			l.drops.Add(1)
 		}
@@ -209,20 +217,71 @@ func (l *link) route(p []byte) (to, size int, ok bool) {
 	return to, size, to >= 0 && to < len(l.devices)
 }
 
-func (l *link) deliver(from <-chan packet, fd int) {
+// deliver has packets pass the way in of a node, and writes them.
+func (l *link) deliver(d *device) {
 	for {
-		select {
-		case <-l.done:
-			return
-		case p := <-from:
-			// The runtime's timers are too coarse for a packet every 12 µs.
-			if wait := time.Until(p.at); wait > 50*time.Microsecond {
-				t := unix.NsecToTimespec(int64(wait))
-				unix.Nanosleep(&t, nil)
+		var p packet
+		if d.idle() {
+			select {
+			case <-l.done:
+				return
+			case p = <-d.in:
 			}
-			unix.Write(fd, p.data) // a full device drops, as any
+		} else {
+			select {
+			case <-l.done:
+				return
+			case p = <-d.in:
+			default:
+			}
+		}
+		if p.data != nil {
+			heap.Push(&d.far, p)
+			continue
+		}
+		// What is sent from now on does not get there before a delay is over, so the
+		// order of what does is known, and this may sleep as long.
+		now := time.Now()
+		l.drops.Add(d.admit(now.Add(l.delay)))
+		if wait := min(d.next().Sub(now), l.delay); wait > 50*time.Microsecond {
+			// The runtime's timers are too coarse for a packet every 12 µs.
+			t := unix.NsecToTimespec(int64(wait))
+			unix.Nanosleep(&t, nil)
+		} else if len(d.near) > 0 {
+			unix.Write(d.fd, d.near[0].data) // a full device drops, as any
+			d.near[0] = packet{}
+			d.near = d.near[1:]
 		}
 	}
+}
+
+// idle reports whether there is no packet.
+func (d *device) idle() bool { return len(d.far) == 0 && len(d.near) == 0 }
+
+// admit has those packets pass the way in that get there up to a time, and returns how
+// many are dropped.
+func (d *device) admit(until time.Time) (dropped int64) {
+	for len(d.far) > 0 && !d.far[0].at.After(until) {
+		p := heap.Pop(&d.far).(packet)
+		var ok bool
+		if p.at, ok = d.down.pass(p.at, p.size); ok {
+			d.near = append(d.near, p)
+		} else {
+			dropped++
+		}
+	}
+	return dropped
+}
+
+// next is when there is something to do; now or earlier if there is no packet.
+func (d *device) next() (at time.Time) {
+	switch {
+	case len(d.near) > 0:
+		at = d.near[0].at
+	case len(d.far) > 0:
+		at = d.far[0].at
+	}
+	return at
 }
 
 func ip(ctx context.Context, args ...string) error {

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"container/heap"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -26,6 +29,42 @@ func TestShaper(t *testing.T) {
 		if ok != c.ok || ok && got.Sub(start) != c.want {
 			t.Errorf("packet %d has passed at %v, %v, want %v, %v", i+1, got.Sub(start), ok, c.want, c.ok)
 		}
+	}
+}
+
+// Of two senders, one with a long queue of its own, neither keeps the other's packets
+// from a way in that is free: they pass in the order in which they get there.
+func TestWayInIsSharedAsPacketsCome(t *testing.T) {
+	start := time.Unix(0, 0)
+	at := func(d time.Duration) time.Time { return start.Add(d) }
+	d := &device{down: shaper{rate: 1000, queue: 2 * time.Second}}
+	for _, p := range []packet{ // in the order in which they are sent
+		{at(60 * time.Second), 1000, []byte("waited at its sender")},
+		{at(10 * time.Second), 1000, []byte("did not wait")},
+		{at(10500 * time.Millisecond), 1000, []byte("came while the way in was busy")},
+		{at(10600 * time.Millisecond), 1000, []byte("the queue is not full yet")},
+		{at(10700 * time.Millisecond), 1000, []byte("the queue is full")},
+	} {
+		heap.Push(&d.far, p)
+	}
+	if n := d.admit(at(9 * time.Second)); n != 0 || len(d.near) != 0 {
+		t.Errorf("%d packets dropped and %d passed before any has come, want none", n, len(d.near))
+	}
+	if n := d.admit(at(time.Hour)); n != 1 {
+		t.Errorf("%d packets dropped, want 1", n)
+	}
+	var got []string
+	for _, p := range d.near {
+		got = append(got, fmt.Sprint(p.at.Sub(start), " ", string(p.data)))
+	}
+	want := []string{
+		"11s did not wait",
+		"12s came while the way in was busy",
+		"13s the queue is not full yet",
+		"1m1s waited at its sender",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
