@@ -392,18 +392,18 @@ func TestAPeerThatDoesNotRead(t *testing.T) {
 		if d := time.Since(start); d != 0 {
 			s.Errorf("another peer had to wait %v, want 0", d)
 		}
-		if got := seeder.Stat(); got.Flying == 0 || got.Flying > 2<<20+128<<10 || got.SendsFailed != 0 {
+		if got := seeder.Stat(); got.Flying == 0 || got.Flying > 512<<10+128<<10 || got.SendsFailed != 0 {
 			s.Errorf("%d bytes are on their way to the peer that does not read, %d sends failed, want up to two messages and none", got.Flying, got.SendsFailed)
 		}
-		// A message of 1 MiB has 10 s, and 10 s for its size; it is not tried again
+		// A message of 256 KiB has 10 s, and 2.5 s for its size; it is not tried again
 		// at once.
-		time.Sleep(19 * time.Second)
+		time.Sleep(12 * time.Second)
 		if got := seeder.Stat(); got.SendsFailed != 0 {
-			s.Errorf("%d messages have failed after 19 s, want none yet", got.SendsFailed)
+			s.Errorf("%d messages have failed after 12 s, want none yet", got.SendsFailed)
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(time.Second)
 		if got := seeder.Stat(); got.SendsFailed == 0 {
-			s.Error("after 21 s no message has failed")
+			s.Error("after 13 s no message has failed")
 		}
 		time.Sleep(5 * time.Minute)
 		resume()

@@ -208,10 +208,7 @@ func (e *Engine) blockIn(w *want, p *peerCtx, ref, size int) {
 		}
 		m.misses = 0
 	}
-	if s := w.owner().session; !s.moving {
-		s.moving = true
-		e.moving = append(e.moving, s)
-	}
+	e.move(w.owner().session)
 	if w.peer == p {
 		p.delivered(e.now, w.askedAt, size, w.alone)
 		if p.rate > 0 {
@@ -265,6 +262,9 @@ func (w *want) due(e *Engine) {
 	}
 	if e.hedge(w) {
 		return
+	}
+	if !w.lateAt.IsZero() && !e.now.Before(w.lateAt) {
+		e.move(w.owner().session) // where nothing comes at all, nothing else would
 	}
 	limit := p.patience()
 	last := w.askedAt

@@ -251,7 +251,15 @@ func (e *Engine) idleSource(w *want) *peerCtx {
 // idle reports whether the peer has so little to do that it soon has nothing.
 func (p *peerCtx) idle() bool { return p.room() && p.load < max(messageBytes, p.depth()/4) }
 
-// relieve moves wants of sessions for which blocks have come: from a peer that is
+// move remembers that wants of a session may be moved at the end of the step.
+func (e *Engine) move(s *session) {
+	if !s.moving {
+		s.moving = true
+		e.moving = append(e.moving, s)
+	}
+}
+
+// relieve moves wants of sessions for which blocks have come, or are late: from a peer that is
 // asked for more than it can soon deliver to one that has little to do and is much
 // faster, beginning with what the slow one gets to last.
 func (e *Engine) relieve() {

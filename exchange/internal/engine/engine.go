@@ -60,7 +60,7 @@ type Engine struct {
 	searching map[cid.Cid]bool
 	searched  searched
 	leaving   int        // wants that are left to fellows
-	moving    []*session // for which blocks have come in this step
+	moving    []*session // for which blocks have come, or are late, in this step
 
 	ledger  ledger
 	serving []*peerCtx // with blocks to be sent

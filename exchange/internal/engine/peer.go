@@ -116,13 +116,16 @@ type peerCtx struct {
 
 	// Serving, see ledger.go and serve.go.
 	asks    [askStates]askList
-	asking  int      // how many there are
-	looking bool     // a Lookup is under way
-	flying  []flight // messages of blocks under way
-	streams int      // that carry them; 0 is 1
-	charge  float64  // bytes it was sent, divided by share
-	share   int      // of what is sent, beside that of others
-	inTurn  bool     // in Engine.serving
+	asking  int       // how many there are
+	looking bool      // a Lookup is under way
+	flying  []flight  // messages of blocks under way
+	streams int       // that carry them; 0 is 1
+	takes   float64   // bytes/s while there is more to send it, running mean; 0 if unknown
+	writing time.Time // start of the present measurement of takes
+	written int       // bytes since then
+	charge  float64   // bytes it was sent, divided by share
+	share   int       // of what is sent, beside that of others
+	inTurn  bool      // in Engine.serving
 
 	stats PeerStats
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"time"
 
 	"github.com/codexchange/codexchange/exchange/wire"
 )
@@ -10,8 +11,13 @@ const (
 	lookupSize    = 256     // addresses in one Lookup
 	messageBlocks = 20      // blocks in one message, at most (protocol note 13)
 	messageBytes  = 1 << 20 // bytes of blocks in one message, unless a block alone is larger
-	messagesAhead = 1       // messages of blocks under way to one peer beyond one a stream: those are written while the next is read
-	maxPassed     = 64      // asks that may be served before one that came first
+
+	firstMessage = 256 << 10             // bytes of blocks in a message to a peer that is not known to be fast
+	messageTime  = 25 * time.Millisecond // that a larger message may take
+	takesSpan    = 50 * time.Millisecond // over how long it is measured what a peer takes
+
+	messagesAhead = 1  // messages of blocks under way to one peer beyond one a stream: those are written while the next is read
+	maxPassed     = 64 // asks that may be served before one that came first
 )
 
 // A flight is one message of blocks on its way.
@@ -28,6 +34,28 @@ func (p *peerCtx) crowded() bool { return len(p.flying) >= max(p.streams, 1)+mes
 // wide reports whether the peer has as many messages of blocks under way as one stream
 // takes, or more.
 func (p *peerCtx) wide() bool { return len(p.flying) > messagesAhead }
+
+// message is how many bytes of blocks a message to the peer has, unless a block alone is
+// larger. What comes first in a message can be used, and handed on in a crowd, when the
+// last has come, so a message is not long; but one costs something at either end, which
+// counts where a lot goes through.
+func (p *peerCtx) message() int {
+	return min(max(firstMessage, int(p.takes*messageTime.Seconds())), messageBytes)
+}
+
+// wrote notes that a message has been written to the peer.
+func (p *peerCtx) wrote(now time.Time, bytes int) {
+	p.written += bytes
+	if t := now.Sub(p.writing); t >= takesSpan {
+		r := float64(p.written) / t.Seconds()
+		if p.takes == 0 {
+			p.takes = r
+		} else {
+			p.takes += (r - p.takes) / 2
+		}
+		p.writing, p.written = now, 0
+	}
+}
 
 // look has the store asked about what a peer wants. One Lookup a peer is under
 // way at a time, and none while it does not take our answers: what it costs us
@@ -220,8 +248,11 @@ func (e *Engine) fly(p *peerCtx) int {
 	e.message++
 	s := SendBlocks{Peer: p.id, Epoch: p.epoch, Message: e.message}
 	f := flight{message: e.message}
+	if len(p.flying) == 0 {
+		p.writing, p.written = e.now, 0
+	}
 	for x := e.rarest(p); x != nil && len(f.asks) < messageBlocks; x = e.rarest(p) {
-		if len(f.asks) > 0 && f.bytes+x.size > messageBytes {
+		if len(f.asks) > 0 && f.bytes+x.size > p.message() {
 			break
 		}
 		f.bytes += x.size
@@ -268,6 +299,9 @@ func (e *Engine) landed(p *peerCtx, ev Sent) {
 	f := p.flying[i]
 	p.flying = slices.Delete(p.flying, i, i+1)
 	e.flying -= f.bytes
+	if ev.OK {
+		p.wrote(e.now, f.bytes)
+	}
 	for _, x := range f.asks {
 		gone := slices.Contains(ev.Missing, x.address) // of 20 at most
 		switch {

@@ -193,7 +193,7 @@ func TestClientOnly(t *testing.T) {
 }
 
 func TestB26MessageOfBlocks(t *testing.T) {
-	s := start(t, "a message holds 20 blocks, and 1 MiB unless one block alone is larger")
+	s := start(t, "a message holds 20 blocks, and 256 KiB unless one block alone is larger; to a fast peer 1 MiB")
 	alice := s.peer("alice")
 	alice.slow = true
 	sizes := func(why string, size int, want int) {
@@ -213,9 +213,29 @@ func TestB26MessageOfBlocks(t *testing.T) {
 		alice.gets(why, x...)
 	}
 	sizes("small ones by number", 1000, 20)
-	sizes("64 KiB ones by size", 64<<10, 16)
+	sizes("64 KiB ones by size", 64<<10, 4)
 	sizes("large ones alone", 3<<20, 1)
 	sizes("empty ones too", 0, 20)
+
+	// It reads n messages of 1 MiB, some at a time.
+	read := func(n, atOnce int) {
+		x := many(fmt.Sprint(n, " at ", atOnce), n)
+		for _, a := range x {
+			s.stored[a] = 1 << 20
+		}
+		alice.asks(block(x...))
+		for i := range n {
+			if i%atOnce == 0 {
+				s.advance(takesSpan)
+			}
+			alice.readsBlocks(true)
+		}
+		alice.gets("all", x...)
+	}
+	read(40, 10)
+	sizes("64 KiB ones to a peer that took 200 MB/s", 64<<10, 16)
+	read(10, 1)
+	sizes("64 KiB ones when it takes 20 MB/s", 64<<10, 8)
 }
 
 func TestTwoMessagesAhead(t *testing.T) {
@@ -275,7 +295,7 @@ func TestB25ServingBytes(t *testing.T) {
 func TestB25SeveralStreamsThatNobodyReads(t *testing.T) {
 	s := start(t, "peers that are sent on many streams, and read none of them, leave room for those with one")
 	x := many("x", 200)
-	for i := range 10 {
+	for i := range 20 {
 		p := s.peer(fmt.Sprint("greedy", i))
 		p.slow = true
 		s.step(Streams{Peer: p.id, Epoch: p.epoch, Streams: 8})
@@ -294,7 +314,7 @@ func TestB25SeveralStreamsThatNobodyReads(t *testing.T) {
 }
 
 func TestB25BigAndSmall(t *testing.T) {
-	s := start(t, "a peer that asks for a little is not kept waiting by one that asks for much", func(c *Config) { c.ServingBytes = 2 << 20 })
+	s := start(t, "a peer that asks for a little is not kept waiting by one that asks for much", func(c *Config) { c.ServingBytes = 2 * firstMessage })
 	big, small := s.peer("big"), s.peer("small")
 	big.slow, small.slow = true, true
 	x := many("x", 500)

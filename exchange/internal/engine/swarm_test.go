@@ -3,6 +3,8 @@ package engine
 import (
 	"container/heap"
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -247,10 +249,9 @@ func (n *node) step(ev Event) {
 			}
 		}
 	}
-	for g := range GetterID(4097) { // in order
-		if ev := took[g]; ev != nil {
-			s.in(swarmStore, func() { n.step(*ev) })
-		}
+	for _, g := range slices.Sorted(maps.Keys(took)) {
+		ev := took[g]
+		s.in(swarmStore, func() { n.step(*ev) })
 	}
 	for _, b := range stored {
 		s.in(swarmStore, func() {
@@ -421,8 +422,8 @@ func TestCrowdServesItself(t *testing.T) {
 		crowdOf
 		copies, bound float64
 	}{
-		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 64 << 10, blocks: 1024}, 1.5, 2},
-		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 256 << 10, blocks: 256}, 1.5, 2},
+		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 64 << 10, blocks: 1024}, 1.1, 1.15}, // 1.17 with messages of 1 MiB
+		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 256 << 10, blocks: 256}, 1.1, 1.15},
 		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 1 << 20, blocks: 64}, 1.5, 2},
 		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 64 << 10, blocks: 4096}, 1.5, 2}, // four windows
 		{crowdOf{rtt: link, rate: 200 * mbit, leechers: 4, size: 64 << 10, blocks: 1024, stagger: 300 * time.Millisecond}, 1.5, 2},
@@ -489,25 +490,29 @@ func TestCrowdOfReaders(t *testing.T) {
 }
 
 func TestAFastNodeInASlowCrowd(t *testing.T) {
+	// Who is to fetch what hangs on the names of the peers, so there are several crowds.
 	for _, slow := range []float64{100, 20, 4} {
-		s := newSwarm(t, 20*time.Millisecond)
-		const size = 256 << 10
-		x := many("swarm", 64<<20/size)
-		seeder := s.node("seeder", 1000*mbit, 1000*mbit)
-		seeder.has(size, x...)
-		fast := s.node("fast", 1000*mbit, 1000*mbit)
-		fast.wanted[x[0]] = size
-		s.in(time.Second, func() { fast.get(1, size, x...) })
-		for i := range 3 {
-			n := s.node(fmt.Sprint("slow", i), slow*mbit, slow*mbit)
-			n.unneeded = true
-			s.in(time.Second, func() { n.get(1, size, x...) })
+		var worst time.Duration
+		for crowd := range 8 {
+			s := newSwarm(t, 20*time.Millisecond)
+			const size = 256 << 10
+			x := many("swarm", 64<<20/size)
+			seeder := s.node("seeder", 1000*mbit, 1000*mbit)
+			seeder.has(size, x...)
+			fast := s.node("fast", 1000*mbit, 1000*mbit)
+			fast.wanted[x[0]] = size
+			s.in(time.Second, func() { fast.get(1, size, x...) })
+			for i := range 3 {
+				n := s.node(fmt.Sprintf("slow%d of %d", i, crowd), slow*mbit, slow*mbit)
+				n.unneeded = true
+				s.in(time.Second, func() { n.get(1, size, x...) })
+			}
+			s.run(time.Minute)
+			worst = max(worst, fast.doneAt.Sub(s.begun)-time.Second)
 		}
-		s.run(time.Minute)
-		took := fast.doneAt.Sub(s.begun) - time.Second
-		t.Logf("among three with %v Mbit/s: %v", slow, took)
-		if took > 4*time.Second {
-			t.Errorf("a node with 1 Gbit/s took %v, want 4 s at most; alone it takes 0.7 s, waiting for the others 11", took)
+		t.Logf("among three with %v Mbit/s: %v at most", slow, worst)
+		if worst > 4*time.Second {
+			t.Errorf("a node with 1 Gbit/s took %v, want 4 s at most; alone it takes 0.7 s, waiting for the others 11", worst)
 		}
 	}
 }
