@@ -299,6 +299,12 @@ func TestHostDies(t *testing.T) {
 				if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 					t.Fatal(err)
 				}
+				// The system wakes, and so ends, what has stopped when its host dies, and
+				// not what is about to stop.
+				eventually(t, "the plugin stops", 5*time.Second, func() bool {
+					stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+					return !hasProc() || strings.Contains(string(stat), ") T ")
+				})
 			}
 			cmd.Process.Kill()
 			eventually(t, "the plugin exits", 5*time.Second, func() bool { return !alive(pid) })
