@@ -268,7 +268,7 @@ func (c *Conn) queued(p []byte, refs, lend bool) (Record, *Region, error) {
 	case r != nil && lend && !c.loans.scarce():
 		b, r := c.queue.takeRegion() // what comes now to be lent
 		c.pay(RefCost)
-		return Record{Kind: KindData, Data: b}, r, nil
+		return Record{Kind: KindData, Data: b}, c.loans.hold(r), nil
 	case r == nil && !refs && c.queue.refNext():
 		return Record{}, nil, errs.Errorf(errs.Invalid, errs.Caller, "read "+c.name(), "a reference comes next, which only Next reads")
 	}

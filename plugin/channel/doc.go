@@ -59,7 +59,7 @@
 // the memory from its own streams until the Listener closes, and from nobody else.
 //
 // A stream flows when 256 KiB have come without a pause. Then slots are filled to the end
-// and sent several at a time, but no later than 0.25 ms after the first byte.
+// and sent several at a time, but no later than 0.8 ms after the first byte.
 //
 // # A process that hangs
 //

@@ -17,7 +17,7 @@ const (
 	// Each record costs a system call and wakes the plugin, which does not begin with
 	// a block before it is whole.
 	holdBytes = 256 << 10
-	holdTime  = 250 * time.Microsecond
+	holdTime  = 800 * time.Microsecond
 	// minRoom is from how many bytes on it pays to read into what is left of a slot.
 	minRoom = 4 << 10
 )

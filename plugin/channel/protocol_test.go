@@ -261,8 +261,8 @@ func FuzzConn(f *testing.F) {
 		}
 		c.Close()
 		<-c.Done()
-		if n := loans.held.Load(); n != 0 {
-			t.Fatalf("%d bytes of memory are still lent, want none", n)
+		if n := loans.out.Load(); n != 0 {
+			t.Fatalf("%d regions are still lent, want none", n)
 		}
 		loans.Take(nil)
 	})

@@ -268,7 +268,8 @@ const maxPieces = MinWindow / RefCost
 type Loans struct {
 	m     *memory.Memory
 	ready chan struct{}
-	held  atomic.Int64 // bytes
+	out   atomic.Int64 // regions that have not come back
+	held  atomic.Int64 // bytes of those that were handed out
 
 	mu   sync.Mutex
 	back []uint64 // offsets of regions that the host has not been told of
@@ -308,16 +309,26 @@ func (l *Loans) lent(offset uint64, size int) (*Region, error) {
 	}
 	r := &Region{of: l, offset: offset, size: size, mapped: l.m.Hold()}
 	r.uses.Store(1)
-	l.held.Add(int64(size))
+	l.out.Add(1)
 	return r, nil
 }
 
-// scarce reports whether so much is lent that it is better copied and given back
+// hold counts a region that is being handed out.
+func (l *Loans) hold(r *Region) *Region {
+	r.held = true
+	l.held.Add(int64(r.size))
+	return r
+}
+
+// scarce reports whether so much is handed out that it is better copied and given back
 // than kept.
-func (l *Loans) scarce() bool { return l.held.Load() > int64(l.m.Size())/2 }
+func (l *Loans) scarce() bool { return l.held.Load() >= int64(l.m.Size())/2 }
 
 func (l *Loans) give(r *Region) {
-	l.held.Add(-int64(r.size))
+	l.out.Add(-1)
+	if r.held {
+		l.held.Add(-int64(r.size))
+	}
 	l.mu.Lock()
 	l.back = append(l.back, r.offset)
 	l.mu.Unlock()
@@ -335,6 +346,7 @@ type Region struct {
 	offset uint64
 	size   int
 	mapped bool // false if the memory was closed before
+	held   bool // it is counted in Loans.held
 	uses   atomic.Int32
 }
 

@@ -258,8 +258,8 @@ func TestRegionsAfterReset(t *testing.T) {
 			raw.Close()
 		}
 		within(t, "the Conn ends", func() { <-c.Done() })
-		if got := loans.Take(nil); !hangs && len(got) != 2 || loans.held.Load() != 0 {
-			t.Errorf("%d regions came back and %d bytes are held, want both and none", len(got), loans.held.Load())
+		if got := loans.Take(nil); !hangs && len(got) != 2 || loans.out.Load() != 0 {
+			t.Errorf("%d regions came back and %d did not, want both and none", len(got), loans.out.Load())
 		}
 	}
 }
