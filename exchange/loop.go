@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -217,20 +218,22 @@ func (l *loop) decide(now time.Time, in input) {
 // share sees to it that a block in memory that is lent has one owner: one that several
 // getters are given is copied, and one that none is given goes back.
 func share(list []arrival, actions []engine.Action) {
+	isLent := func(a arrival) bool { _, ok := a.block.(*lent.Block); return ok }
+	if !slices.ContainsFunc(list, isLent) {
+		return
+	}
+	given := make([]int, len(list))
+	for _, a := range actions {
+		if d, ok := a.(engine.Deliver); ok {
+			given[d.Ref]++
+		}
+	}
 	for i := range list {
-		if _, ok := list[i].block.(*lent.Block); !ok {
-			continue
-		}
-		n := 0
-		for _, a := range actions {
-			if d, ok := a.(engine.Deliver); ok && d.Ref == i {
-				n++
-			}
-		}
 		switch {
-		case n == 0:
+		case !isLent(list[i]):
+		case given[i] == 0:
 			lent.Free(list[i].block)
-		case n > 1:
+		case given[i] > 1:
 			list[i].block = lent.Own(list[i].block)
 		}
 	}

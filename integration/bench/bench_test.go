@@ -126,7 +126,6 @@ func TestCounts(t *testing.T) {
 	}
 }
 
-// Each node leaves a profile.
 // Leechers' files lose their bytes when their run ends, and are gone when the bench ends;
 // what seeders hold stays for the next time.
 func TestLeft(t *testing.T) {
@@ -150,6 +149,7 @@ func TestLeft(t *testing.T) {
 	}
 }
 
+// Each node leaves a profile.
 func TestProfile(t *testing.T) {
 	dir := t.TempDir()
 	measure(t, "-only", "64KiB/mem/blockexc$", "-profile", dir, "bulk")

@@ -46,7 +46,6 @@ type Conn struct {
 	sock     net.Conn
 	id       uint64
 	host     bool
-	caps     Caps
 	window   int // what we hold for the other side
 	allowed  int // what the other side holds for us
 	counters *Counters
@@ -140,7 +139,6 @@ func (t todo) append(b []byte, err *ResetError) []byte {
 type settings struct {
 	id       uint64
 	host     bool
-	caps     Caps
 	window   int
 	allowed  int
 	counters *Counters
@@ -152,7 +150,7 @@ type settings struct {
 // newConn makes a Conn of a socket. The caller sees to it that run is called.
 func newConn(sock net.Conn, s settings) *Conn {
 	c := &Conn{
-		sock: sock, id: s.id, host: s.host, caps: s.caps, window: s.window, allowed: s.allowed, counters: s.counters, stall: s.stall,
+		sock: sock, id: s.id, host: s.host, window: s.window, allowed: s.allowed, counters: s.counters, stall: s.stall,
 		slots: s.slots, loans: s.loans,
 		granted: s.window, credit: s.allowed,
 		done: make(chan struct{}), failed: make(chan struct{}), stopped: make(chan struct{}),

@@ -70,8 +70,8 @@ func dial(ctx context.Context, path string, token Token, stream uint64, o Option
 	if err != nil {
 		return nil, err
 	}
-	s := settings{id: stream, caps: a.caps & o.Caps, window: o.Window, allowed: int(a.window), counters: o.Counters, stall: o.stall}
-	if s.caps&CapRegions != 0 {
+	s := settings{id: stream, window: o.Window, allowed: int(a.window), counters: o.Counters, stall: o.stall}
+	if a.caps&o.Caps&CapRegions != 0 {
 		s.loans = o.Loans
 	}
 	return newConn(sock, s), nil

@@ -13,9 +13,8 @@ const (
 	maxFlow = 1 << 20
 	pause   = 300 * time.Microsecond
 	// Of a stream that flows up to holdBytes are held back, for holdTime at the most if
-	// there is credit.
-	// Each record costs a system call and wakes the plugin, which does not begin with
-	// a block before it is whole.
+	// there is credit: each record costs a system call and wakes the plugin, which does
+	// not begin with a block before it is whole.
 	holdBytes = 256 << 10
 	holdTime  = 800 * time.Microsecond
 	// minRoom is from how many bytes on it pays to read into what is left of a slot.

@@ -372,7 +372,7 @@ func (l *Listener) greet(sock *net.UnixConn) (*Conn, error) {
 		return nil, e.err
 	}
 	s := settings{
-		id: h.stream, host: true, caps: caps, window: l.opts.Window, allowed: int(h.window),
+		id: h.stream, host: true, window: l.opts.Window, allowed: int(h.window),
 		counters: e.counters, stall: l.opts.stall,
 	}
 	if caps&CapRegions != 0 {

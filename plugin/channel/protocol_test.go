@@ -240,7 +240,7 @@ func FuzzConn(f *testing.F) {
 	loans := borrowed(f, inboundMemory(f, 4*slotSize))
 	f.Fuzz(func(t *testing.T, b []byte, host bool) {
 		sock, raw := net.Pipe()
-		s := settings{host: host, caps: CapRegions, window: MinWindow}
+		s := settings{host: host, window: MinWindow}
 		if !host {
 			s.loans = loans
 		}

@@ -238,11 +238,11 @@ func (c *Conn) writePieces(list []piece) error {
 	}
 	n, lent := 0, 0
 	var err error
-	for ; lent < len(list) && err == nil; lent++ {
-		if p := list[lent]; !p.slot.lend(p.offset()) {
-			err = errs.E(errs.Closed, errs.Caller, "write to", c.name(), nil)
-			break
-		}
+	for lent < len(list) && list[lent].slot.lend(list[lent].offset()) {
+		lent++
+	}
+	if lent < len(list) {
+		err = errs.E(errs.Closed, errs.Caller, "write to", c.name(), nil)
 	}
 	if err == nil {
 		n, err = c.writeRefs(body, len(list))
@@ -349,9 +349,6 @@ type Region struct {
 	held   bool // it is counted in Loans.held
 	uses   atomic.Int32
 }
-
-// In reports whether the region is one of m, and at what offset.
-func (r *Region) In(m *memory.Memory) (offset uint64, ok bool) { return r.offset, r.of.m == m }
 
 // Bytes are what is in it, to be read only; nil if the memory has been closed.
 func (r *Region) Bytes() []byte {

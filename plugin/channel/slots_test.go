@@ -248,7 +248,7 @@ func TestRegionsAfterReset(t *testing.T) {
 	m := inboundMemory(t, 16*slotSize)
 	for _, hangs := range []bool{false, true} {
 		loans := borrowed(t, m)
-		c, raw := against(t, settings{caps: CapRegions, loans: loans, stall: 50 * time.Millisecond})
+		c, raw := against(t, settings{loans: loans, stall: 50 * time.Millisecond})
 		c.ResetWithCode(9)
 		if r := readRecord(t, raw); r.Kind != KindReset || r.Code != 9 {
 			t.Errorf("got %+v, want a reset", r)
@@ -269,7 +269,7 @@ func TestRegionsAfterReset(t *testing.T) {
 func TestScarce(t *testing.T) {
 	m := inboundMemory(t, 16*slotSize)
 	loans := borrowed(t, m)
-	c, raw := against(t, settings{caps: CapRegions, loans: loans})
+	c, raw := against(t, settings{loans: loans})
 	var kept []*Region
 	for i := range 8 {
 		raw.Write(wire(t, Record{Kind: KindRegion, Offset: uint64(i) * slotSize, Size: slotSize}))
@@ -356,7 +356,7 @@ func TestHostileRegions(t *testing.T) {
 		{Kind: KindRegion, Offset: 1 << 62, Size: 1},
 		{Kind: KindRegion, Offset: 0, Size: MaxBlock},
 	} {
-		c, raw := against(t, settings{caps: CapRegions, loans: borrowed(t, m)})
+		c, raw := against(t, settings{loans: borrowed(t, m)})
 		raw.Write(wire(t, r))
 		_, err := c.Read(make([]byte, 10))
 		isReset(t, err, CodeProtocol, false)

@@ -148,17 +148,6 @@ func (m *Memory) Copy(offset, n int) ([]byte, bool) {
 	return b[:n:n], true
 }
 
-// CopyOut fills p from offset on; false after Close. The range must be within
-// the memory.
-func (m *Memory) CopyOut(p []byte, offset int) bool {
-	if !m.Hold() {
-		return false
-	}
-	defer m.Release()
-	copy(p, m.Bytes(offset, len(p)))
-	return true
-}
-
 // CopyIn puts p at offset; false after Close. The range must be within the
 // memory, which must be mapped for writing.
 func (m *Memory) CopyIn(offset int, p []byte) bool {
