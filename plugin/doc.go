@@ -29,6 +29,7 @@
 //	lend, borrow         service Host, in the host and in the plugin
 //	remote               service Exchange, on both sides
 //	memory               memory that both processes have mapped, for what is fetched
+//	heap                 how often a process, host or plugin, collects garbage
 //	tracing, logging     where a process, host or plugin, sends its spans and logs
 //	internal/subprocess  one process: start, death of either side, logs
 //	internal/supervise   keeps one running: health, back-off, giving up

@@ -32,6 +32,7 @@ const (
 
 func main() {
 	host.Main()
+	host.Tune()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	c := &cli{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}

@@ -53,8 +53,8 @@ type ServeConfig struct {
 //	        took too long; and at once, with its directory removed, when the host
 //	        is gone
 //
-// Memory is collected less often than by default, unless GOGC and GOMEMLIMIT say
-// how often. SIGINT is ignored: it is for the host. Serve takes over the process' log:
+// Memory is collected less often than by default, unless GOGC says how often; see
+// package heap. SIGINT is ignored: it is for the host. Serve takes over the process' log:
 // slog.Default, go-log's core and so libp2p's logs write to the host, see [Log].
 func Serve(c ServeConfig) {
 	if PluginName() == "" || os.Getenv(CookieKey) != CookieValue || !isPipe(lifeFD) {
