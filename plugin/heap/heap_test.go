@@ -1,10 +1,16 @@
 package heap
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"math"
+	"os"
+	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"strings"
 	"testing"
 	"time"
 )
@@ -82,12 +88,62 @@ func TestEnvironmentHasItsSay(t *testing.T) {
 	}
 }
 
-func percentage(t *testing.T) int {
+func percentage(t *testing.T) int { return int(metric(t, "/gc/gogc:percent")) }
+
+func metric(t *testing.T, name string) uint64 {
 	t.Helper()
-	s := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	s := []metrics.Sample{{Name: name}}
 	metrics.Read(s)
 	if s[0].Value.Kind() != metrics.KindUint64 {
-		t.Fatal("the runtime does not tell its percentage")
+		t.Fatalf("the runtime does not tell %s", name)
 	}
-	return int(s[0].Value.Uint64())
+	return s[0].Value.Uint64()
+}
+
+// resident is how many bytes of memory the process has, 0 where nobody says.
+func resident(t *testing.T) uint64 {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/statm")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0
+	}
+	var size, pages uint64
+	if _, err := fmt.Sscan(string(b), &size, &pages); err != nil {
+		t.Fatalf("read /proc/self/statm: %v", err)
+	}
+	return pages * uint64(os.Getpagesize())
+}
+
+// TestCount shows that the heap may grow by more while something is counted, for
+// which no pages are taken. It runs in a process of its own, whose heap has not been
+// larger.
+func TestCount(t *testing.T) {
+	const alone = "HEAP_TEST_ALONE"
+	if os.Getenv(alone) == "" {
+		c := exec.Command(os.Args[0], "-test.run=^TestCount$", "-test.v")
+		c.Env = append(os.Environ(), alone+"=1")
+		if out, err := c.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestCount") {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
+	}
+	const bytes = 256 * mib
+	before := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(before)
+	runtime.GC()
+	goal, taken := metric(t, "/gc/heap/goal:bytes"), resident(t)
+	release := Count(bytes)
+	runtime.GC()
+	if grew := metric(t, "/gc/heap/goal:bytes") - goal; grew < 2*bytes-8*mib {
+		t.Errorf("with %d bytes counted the heap may grow by %d more", bytes, grew)
+	}
+	if now := resident(t); now > taken+bytes/4 {
+		t.Errorf("%d bytes are resident, %d were before %d were counted", now, taken, bytes)
+	}
+	release()
+	for end := time.Now().Add(time.Minute); metric(t, "/gc/heap/goal:bytes") > goal+16*mib; runtime.GC() {
+		if time.Now().After(end) {
+			t.Fatal("what was released is still counted")
+		}
+	}
 }

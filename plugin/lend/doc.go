@@ -46,7 +46,8 @@
 //	streams                 Options.Streams, of either direction; more are refused
 //	tags and protections    Options.Tags; more are ignored, counted, and logged once
 //	protocols               256; more are refused
-//	shared memory           memory.Inbound and memory.Outbound
+//	shared memory           memory.Inbound and memory.Outbound; the collector counts a quarter
+//	                        of the first as if it were on the heap, see heap.Count
 //	calls                   MaxCalls at a time; gRPC holds back more. MaxRequest bytes each
 //
 // # Goroutines

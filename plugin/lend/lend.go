@@ -170,6 +170,9 @@ type Lender struct {
 	calls  sync.WaitGroup
 	ended  chan struct{} // closed when Close is done
 
+	counting sync.Once
+	uncount  func() // of heap.Count; nil if nothing was shared
+
 	// handling is held while the host's handlers are changed, so that they agree
 	// with protocols. It is taken before mu.
 	handling sync.Mutex
@@ -283,6 +286,10 @@ func (l *Lender) Close() error {
 
 	if lease != nil {
 		lease.Close()
+	}
+	l.counting.Do(func() {}) // nothing is counted from now on
+	if l.uncount != nil {
+		l.uncount()
 	}
 	l.forget(func(*handler) bool { return true })
 	l.opts.Host.Network().StopNotify(l.notifs)

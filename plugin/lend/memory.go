@@ -1,6 +1,7 @@
 package lend
 
 import (
+	"github.com/codexchange/codexchange/plugin/heap"
 	"github.com/codexchange/codexchange/plugin/memory"
 	"github.com/codexchange/codexchange/plugin/pb"
 )
@@ -11,6 +12,10 @@ type shared struct {
 	inbound  *memory.Memory // bytes of streams
 	outbound *memory.Memory // payload of results
 }
+
+// counted is how much of it the host's collector counts, bytes: about what an exchange
+// in this process has on its heap of blocks that are on their way.
+const counted = memory.Inbound / 4
 
 func (l *Lender) share() (s shared) {
 	if l.opts.NoMemory {
@@ -25,6 +30,7 @@ func (l *Lender) share() (s shared) {
 		s.close()
 		return shared{}
 	}
+	l.counting.Do(func() { l.uncount = heap.Count(counted) })
 	return s
 }
 
