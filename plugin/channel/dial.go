@@ -44,8 +44,9 @@ func dial(ctx context.Context, path string, token Token, stream uint64, o Option
 	if err != nil {
 		return nil, err
 	}
+	kept := false
 	defer func() {
-		if err != nil {
+		if err != nil && !kept {
 			sock.Close()
 		}
 	}()
@@ -56,17 +57,27 @@ func dial(ctx context.Context, path string, token Token, stream uint64, o Option
 	stop := context.AfterFunc(ctx, func() { sock.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	_, err = sock.Write(hello{version: Version, caps: o.Caps, window: uint32(o.Window), stream: stream, token: token}.append(nil))
+	greeted := err == nil
 	var b [answerSize]byte
-	if err == nil {
-		_, err = io.ReadFull(sock, b[:])
+	n := 0
+	if greeted {
+		n, err = io.ReadFull(sock, b[:])
 	}
 	if !stop() {
+		if kept = greeted && o.Loans != nil; kept {
+			go abandon(sock, b, n, stream, o)
+		}
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
 		return nil, err
 	}
-	a, err := parseAnswer(&b)
+	return answered(sock, &b, stream, o)
+}
+
+// answered makes the stream that the host has given an answer for.
+func answered(sock net.Conn, b *[answerSize]byte, stream uint64, o Options) (*Conn, error) {
+	a, err := parseAnswer(b)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +86,25 @@ func dial(ctx context.Context, path string, token Token, stream uint64, o Option
 		s.loans = o.Loans
 	}
 	return newConn(sock, s), nil
+}
+
+// abandon ends a stream that the host has been told of and nobody waits for any more. n
+// bytes of the answer have come. The host may have sent regions behind it, which would
+// be lost to it if they were not given back.
+func abandon(sock *net.UnixConn, b [answerSize]byte, n int, stream uint64, o Options) {
+	sock.SetDeadline(time.Now().Add(o.handshake))
+	if _, err := io.ReadFull(sock, b[n:]); err != nil {
+		sock.Close()
+		return
+	}
+	c, err := answered(sock, &b, stream, o)
+	if err != nil {
+		sock.Close()
+		return
+	}
+	sock.SetDeadline(time.Time{})
+	c.Reset()
+	c.run()
 }
 
 // connect tries again while the host's backlog is full, which Linux answers

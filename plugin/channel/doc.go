@@ -73,6 +73,8 @@
 //	Listener.serve      one per connection: greets, then is that Conn's Conn.run;
 //	                    ends with the socket; Listener.Close waits for it
 //	Conn.run            on the dialling side, one per Conn; ends with the socket; Conn.Done tells
+//	abandon             one for a Dial that was given up between hello and answer; ends when the
+//	                    host has ended the stream, or after the times for a handshake and a stall
 //	Conn.absent         a timer's, now and then; wakes Conn.run, and ends
 //	Conn.linger         a timer's, once; closes the socket of a host that does not, and ends
 //	Bridge              two per call, and a timer's now and then, waited for before it returns

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -425,4 +428,45 @@ func TestDrip(t *testing.T) {
 	if taken := len(l.slots.taken) - l.free(); taken > 8 {
 		t.Errorf("%d slots are taken, want no more than what came at a time needs", taken)
 	}
+}
+
+// TestAbandonedDialGivesBack shows that regions come back that a host has sent on a
+// stream whose Dial had been given up.
+func TestAbandonedDialGivesBack(t *testing.T) {
+	loans := borrowed(t, inboundMemory(t, 1<<20))
+	sock, err := net.Listen("unix", filepath.Join(shortDir(t), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	dialled := async(func() error {
+		_, err := Dial(ctx, sock.Addr().String(), Token{}, 1, Options{Loans: loans})
+		return err
+	})
+	host, err := sock.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	if _, err := io.ReadFull(host, make([]byte, helloSize)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := wait(t, "Dial", dialled); !errors.Is(err, context.Canceled) {
+		t.Fatalf("Dial: %v, want %v", err, context.Canceled)
+	}
+	const at = 64 << 10
+	body := answer{version: Version, window: MinWindow, caps: CapRegions}.append(nil)
+	if body, err = (Record{Kind: KindRegion, Offset: at, Size: 32 << 10}).Append(body); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := host.Write(body); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "the region comes back", func() { <-loans.Ready() })
+	if got := loans.Take(nil); !slices.Equal(got, []uint64{at}) {
+		t.Errorf("given back: %v, want %v", got, []uint64{at})
+	}
+	host.Close()
 }
