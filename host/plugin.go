@@ -31,7 +31,7 @@ func Main() {
 
 // Tune is for a program that is a node and little else: it has its garbage collected less
 // often than Go does by default, unless the environment has GOGC. What it keeps may
-// grow by 64 MiB before it is, or to twice as much if that is more. Plugins do so by themselves.
+// grow by 32 MiB before it is, or to twice as much if that is more. Plugins do so by themselves.
 func Tune() { heap.Follow(heap.Node) }
 
 // Version is that of this program, a semantic version without "v"; 0.0.0-devel if

@@ -27,10 +27,10 @@ type Policy struct {
 
 // The policies of the processes of a node.
 var (
-	Node = Policy{Room: 64 << 20, Percent: 100}
+	Node = Policy{Room: 32 << 20, Percent: 100}
 	// Plugin has wants and books, no blocks; where those are much, half of them is room
 	// enough.
-	Plugin = Policy{Room: 64 << 20, Percent: 50}
+	Plugin = Policy{Room: 32 << 20, Percent: 50}
 )
 
 // maxPercent bounds what a heap becomes when what is alive grows all of a sudden: the
