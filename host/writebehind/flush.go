@@ -337,6 +337,15 @@ func (s *Store) changed() {
 	}
 }
 
+// leave takes an entry out of the line of those that wait for room, if it is there, so
+// that the next one's turn comes. Lock held.
+func (s *Store) leave(e *entry) {
+	if i := slices.Index(s.line, e); i >= 0 {
+		s.line = slices.Delete(s.line, i, i+1)
+		s.changed()
+	}
+}
+
 // free gives back the memory of an entry that is neither held nor to be told.
 func (s *Store) free(e *entry) {
 	s.used -= e.cost()

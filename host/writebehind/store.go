@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,7 +64,8 @@ type Store struct {
 	queue    *list.List               // of *entry: to be written, in order of Put
 	failed   *list.List               // of *entry: to be written again, not before retryAt
 	used     int64                    // cost of what is held, or written and not yet told
-	room     chan struct{}            // closed when used, failing or closed changes; nil if nobody waits
+	room     chan struct{}            // closed when used, failing, closed or line changes; nil if nobody waits
+	line     []*entry                 // those that wait for room, in order of Put
 	deleting map[string]chan struct{} // by multihash; closed when the delete ends
 	sweep    *sweep                   // what callers of Flush wait for; nil if there are none
 	leaves   []leafTell               // to be passed on when all that was held is written
@@ -150,7 +152,7 @@ func (s *Store) Stats() Stats {
 }
 
 // Put holds a fetched block and returns; it is written in the background. When
-// memory is full it waits for room until ctx ends, and when nothing can be
+// memory is full it waits for room, in its turn, until ctx ends, and when nothing can be
 // written either, it returns why, as an error of kind [errs.Storage].
 func (s *Store) Put(ctx context.Context, b blocks.Block) error {
 	const op = "store block"
@@ -165,21 +167,27 @@ func (s *Store) Put(ctx context.Context, b blocks.Block) error {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.leave(e)
 	for {
 		var change chan struct{}
+		fits := s.used == 0 || s.used+e.cost() <= s.limit
 		if d := s.deleting[e.key]; s.closed {
 			return errs.E(errs.Closed, errs.Caller, op, c.String(), nil)
 		} else if d != nil {
 			// Its delete would take the block away again when Put has returned.
+			s.leave(e)
 			change = d
 		} else if s.held[e.key] != nil {
 			return nil
-		} else if s.used == 0 || s.used+e.cost() <= s.limit {
+		} else if fits && (len(s.line) == 0 || s.line[0] == e) {
 			break
-		} else if s.failing != nil {
+		} else if !fits && s.failing != nil {
 			return errs.E(errs.Storage, errs.Ours, op, c.String(),
 				fmt.Errorf("%d blocks in memory cannot be written: %w", len(s.held), s.failing))
 		} else {
+			if !slices.Contains(s.line, e) {
+				s.line = append(s.line, e)
+			}
 			if s.room == nil {
 				s.room = make(chan struct{})
 			}
